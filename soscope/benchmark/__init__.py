@@ -1,0 +1,1 @@
+"""Scores against a known truth, and the baselines they are compared with."""

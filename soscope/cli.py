@@ -1,0 +1,193 @@
+"""The command line: `soscope [VERB] key=value ...`."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from soscope.errors import ConfigError, SoScopeError
+
+VERBS = ("train", "prepare", "enhance", "report")
+HELP = ("-h", "--help", "--hydra-help", "--version")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; one clear line on standard error and status 1 for anything a user can cause."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        verb, rest = _verb(words)
+        if not rest and not words:
+            rest = ["--help"]
+        _hydra(verb, rest)
+    except KeyboardInterrupt:
+        _complain("Stopped. The same command goes on from the last finished epoch.")
+        sys.exit(130)
+    except Exception as error:
+        if _wants_traceback(words):
+            traceback.print_exc()
+        else:
+            _complain(_explain(error))
+        sys.exit(1)
+
+
+def conf_dir() -> Path:
+    """Return the folder of the configs: inside the installed package, or at the top of a checkout."""
+    inside = Path(__file__).parent / "conf"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
+
+
+def _verb(words: list[str]) -> tuple[str, list[str]]:
+    """Take the verb off; without one, `train`."""
+    if words and words[0] in VERBS:
+        return words[0], words[1:]
+    if words and re.fullmatch(r"[A-Za-z_-]+", words[0]) and not words[0].startswith("-"):
+        close = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+        raise ConfigError(f"'{words[0]}' is no verb.{hint} Choose from: {', '.join(VERBS)}, or give settings as key=value.")
+    return "train", words
+
+
+def _hydra(verb: str, rest: list[str]) -> None:
+    """Let Hydra compose the config of ``verb`` and run the job."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed in part
+    import hydra
+
+    from soscope.config import register
+
+    register()
+    original = sys.argv
+
+    def job(cfg: Any) -> None:
+        sys.argv = original  # Lightning's DDP children replay it
+        _job(verb, cfg)
+
+    with _arguments([original[0], *rest]):
+        hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
+
+
+@contextmanager
+def _arguments(words: list[str]) -> Iterator[None]:
+    original, sys.argv = sys.argv, words
+    try:
+        yield
+    finally:
+        sys.argv = original
+
+
+def _job(verb: str, cfg: Any) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    hydra_cfg = HydraConfig.get()
+    if hydra_cfg.mode == RunMode.MULTIRUN and cfg.trainer.strategy == "ddp":
+        raise ConfigError(
+            "multirun with trainer.strategy=ddp would restart the whole sweep in every process. "
+            "Use trainer.strategy=ddp_spawn, or a Hydra launcher that starts one process per job."
+        )
+    _set_up_logging()
+    from soscope.run import execute
+
+    if cfg.run is None:
+        execute(cfg, Path(hydra_cfg.runtime.output_dir))
+        return
+    cfg, folder = _stored(verb, cfg, list(hydra_cfg.overrides.task))
+    execute(cfg, folder, force=tuple(cfg.stages))
+
+
+def _stored(verb: str, cfg: Any, overrides: list[str]) -> tuple[Any, Path]:
+    """Return the config of a finished run with this command's overrides of what may be changed afterwards."""
+    from omegaconf import OmegaConf
+
+    from soscope.folder import RunFolder
+
+    free = {"enhance": ("enhance", "report"), "report": ("report",)}[verb]
+    keys = [re.split(r"[.@=]", o.lstrip("+~"))[0] for o in overrides]
+    fixed = [k for k in keys if k not in (*free, "run", "traceback", "logger")]
+    if fixed:
+        raise ConfigError(
+            f"`soscope {verb}` takes its settings from the run; '{fixed[0]}' cannot be changed afterwards. "
+            f"It takes run=DIR and {' and '.join(f + '.*' for f in free)}."
+        )
+    folder = Path(cfg.run)
+    stored = OmegaConf.merge(OmegaConf.structured(_schema()), RunFolder(folder).config())
+    for key in (k for k in keys if k in free):
+        stored[key] = cfg[key]
+    stored.stages, stored.logger = cfg.stages, cfg.logger
+    return stored, folder
+
+
+def _schema() -> Any:
+    from soscope.config import Config
+
+    return Config
+
+
+def _set_up_logging() -> None:
+    for name in ("pytorch_lightning", "lightning.pytorch", "pytorch_lightning.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("soscope").setLevel(logging.INFO)
+
+
+def _wants_traceback(words: list[str]) -> bool:
+    return any(w.lower() in ("traceback=true", "+traceback=true") for w in words)
+
+
+def _explain(error: BaseException) -> str:
+    """Say in one paragraph what was wrong and what to do."""
+    if isinstance(error, SoScopeError):
+        return str(error)
+    if type(error).__module__.startswith(("hydra", "omegaconf", "antlr4")):
+        return _explain_hydra(error)
+    return (
+        f"{type(error).__name__}: {error}\nThis is a fault in soscope or in what it stands on. "
+        "traceback=true shows where; please report it with that."
+    )
+
+
+def _explain_hydra(error: BaseException) -> str:
+    text = "\n".join(dict.fromkeys(str(e).strip() for e in _chain(error)))
+    unknown = re.search(r"Key '([^']+)' is not in struct|Key '([^']+)' not in '|Could not override '([^']+)'", text)
+    lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(("object_type", "reference"))]
+    message = "\n".join(lines)
+    missing = re.search(r"[Mm]issing mandatory value: (\S+)", text)
+    if missing:
+        return f"{missing[1]} is not set: give {missing[1]}=... on the command line."
+    if unknown:
+        message += _choices(re.search(r"full_key: (\S+)", text), re.search(r"Could not override '([^']+)'", text))
+    if "LexerNoViableAlt" in text or "mismatched input" in text or "no viable alternative" in text or "token recognition" in text:
+        message += "\nA value with blanks, commas or brackets is quoted twice: 'data.path=\"my folder (1)\"'."
+    return message
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _choices(*matches: re.Match[str] | None) -> str:
+    """List the keys beside the unknown one, nearest first."""
+    from omegaconf import OmegaConf
+
+    key = next((m[1] for m in matches if m), "")
+    parent, _, name = key.rpartition(".")
+    root = OmegaConf.structured(_schema())
+    node = OmegaConf.select(root, parent) if parent else root
+    if not OmegaConf.is_dict(node):
+        return ""
+    keys = list(node.keys())
+    close = difflib.get_close_matches(name, keys, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"\n{hint}Keys of {parent or 'the config'}: {', '.join(map(str, keys))}."
+
+
+def _complain(text: str) -> None:
+    print(f"soscope: {text}", file=sys.stderr)

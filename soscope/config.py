@@ -1,0 +1,274 @@
+"""The typed root schema, the checks across its fields, and the fingerprints that name run folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+
+from soscope.errors import ConfigError
+
+STAGES = ("prepare", "pretrain", "finetune", "enhance", "report")
+WITHOUT_EFFECT = ("stages", "traceback", "logger", "run", "enhance", "report")
+"""Keys that do not change what is trained, and so do not name a run folder."""
+
+
+@dataclass
+class ModalityConfig:
+    """How one table is modelled."""
+
+    likelihood: str = MISSING
+    representation: str = "counts"
+    n_components: int = 20
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ModelConfig:
+    """Likelihood per modality and sizes of the networks."""
+
+    name: str = MISSING
+    modalities: dict[str, ModalityConfig] = field(default_factory=dict)
+    n_latent: int = 128
+    n_hidden: int = 128
+    n_heads: int = 1
+    z_width: float = 0.5
+
+
+@dataclass
+class PlatformConfig:
+    """Geometry of the array."""
+
+    name: str = MISSING
+    lattice: str = MISSING
+    pitch_um: float = MISSING
+    spot_diameter_um: float | None = None
+    n_neighbours: int = MISSING
+    subspots: int = MISSING
+
+
+@dataclass
+class DataConfig:
+    """What is read."""
+
+    reader: str = MISSING
+    path: Any = None
+    features: Any = 500
+    held_out: float = 0.1
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class SplitConfig:
+    """How a spot divides."""
+
+    subspots: int = MISSING
+    extent: str = "cell"
+
+
+@dataclass
+class ImageConfig:
+    """Image features and the weight of the image term."""
+
+    encoder: str = MISSING
+    weights: str | None = None
+    color: bool = True
+    patch_width_um: float | None = None
+    input_px: int = 96
+    batch_size: int = 64
+    n_components: int = 64
+    cache: str | None = None
+    weight: float = 1.0
+
+
+@dataclass
+class GraphConfig:
+    """Similarity weights and the all-pairs terms."""
+
+    similarity_scale: float = 5.0
+    n_pairs: int | None = None
+
+
+@dataclass
+class BetaConfig:
+    """Schedule of the KL's weight, in steps."""
+
+    start: float = 1e-3
+    end: float = 1.0
+    steps: int = 200
+    delay: int = 0
+
+
+@dataclass
+class ObjectiveConfig:
+    """What is optimised."""
+
+    name: str = MISSING
+    beta: BetaConfig = field(default_factory=BetaConfig)
+    mask_share: float = 0.3
+
+
+@dataclass
+class StageConfig:
+    """Length and rate of one training stage."""
+
+    max_epochs: int = 40
+    steps_per_epoch: int = 25
+    learning_rate: float = 1e-3
+    patience: int = 6
+
+
+@dataclass
+class TrainerConfig:
+    """Where and how Lightning trains."""
+
+    accelerator: str = "cpu"
+    devices: Any = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    gradient_clip: float = 1.0
+    threads: int | None = None
+    progress: bool = True
+
+
+@dataclass
+class LoggerConfig:
+    """Where losses go besides metrics.csv."""
+
+    kind: str = "csv"
+    project: str = "soscope"
+    entity: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass
+class EnhanceConfig:
+    """What is reported of a subspot."""
+
+    posterior: str = "conditional"
+
+
+@dataclass
+class ReportConfig:
+    """What the report shows."""
+
+    features: list[str] | None = None
+    n_features: int = 6
+    n_clusters: int = 6
+    dpi: int = 110
+
+
+@dataclass
+class Config:
+    """Root of every run."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    platform: PlatformConfig = field(default_factory=PlatformConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
+    graph: GraphConfig = field(default_factory=GraphConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    pretrain: StageConfig = field(default_factory=StageConfig)
+    finetune: StageConfig = field(default_factory=StageConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+    enhance: EnhanceConfig = field(default_factory=EnhanceConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
+    seed: int = 0
+    stages: list[str] = field(default_factory=lambda: list(STAGES))
+    run: str | None = None
+    traceback: bool = False
+
+
+def register() -> None:
+    """Make the schema and the run folder's name known to Hydra; called once by the command line."""
+    ConfigStore.instance().store(name="soscope_schema", node=Config)
+    OmegaConf.register_new_resolver("soscope_run", lambda *, _root_: run_name(_root_), replace=True)
+
+
+def paths_of(cfg: Any) -> list[Path | None]:
+    """Return the folders of ``data.path``, one per section; ``[None]`` for readers that need none."""
+    path = cfg.data.path
+    if path is None:
+        return [None]
+    many = path if isinstance(path, list | tuple | ListConfig) else [path]
+    return [Path(str(p)).expanduser() for p in many]
+
+
+def section_names(cfg: Any) -> list[str]:
+    """Return the name of every section: its folder's name, or the reader's where there is no folder."""
+    return [str(cfg.data.reader) if path is None else path.resolve().name for path in paths_of(cfg)]
+
+
+def run_name(cfg: Any) -> str:
+    """Return ``<section>-<model>-<hash of the resolved config>``."""
+    names = section_names(cfg)
+    first = names[0] if len(names) == 1 else f"{names[0]}+{len(names) - 1}"
+    return f"{first}-{cfg.model.name}-{fingerprint(cfg)}"
+
+
+def resolved(cfg: Any) -> dict[str, Any]:
+    """Return the config as plain containers, interpolations resolved, Hydra's own node left out."""
+    keys = [k for k in cfg if k != "hydra"]
+    plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in _items(cfg, keys)}
+    return json.loads(json.dumps(plain, default=str))
+
+
+def _items(cfg: Any, keys: list[str]) -> list[tuple[str, Any]]:
+    return [(k, cfg[k]) for k in keys if not OmegaConf.is_missing(cfg, k)]
+
+
+def fingerprint(cfg: Any) -> str:
+    """Return a short hash of everything in the config that changes what is trained."""
+    return hash_of({k: v for k, v in resolved(cfg).items() if k not in WITHOUT_EFFECT})
+
+
+def hash_of(value: Any) -> str:
+    """Return eight hexadecimal digits that identify a plain value."""
+    return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=4).hexdigest()
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise `ConfigError` for values and combinations that cannot run, before anything is read."""
+    _one_of("stages", cfg.stages, STAGES)
+    _one_of("split.extent", [cfg.split.extent], ("cell", "spot"))
+    _one_of("enhance.posterior", [cfg.enhance.posterior], ("conditional", "prior"))
+    _one_of("objective.name", [cfg.objective.name], ("exact",))
+    _between("data.held_out", cfg.data.held_out, 0.0, 0.5)
+    _between("objective.mask_share", cfg.objective.mask_share, 0.0, 0.9)
+    _between("graph.similarity_scale", cfg.graph.similarity_scale, 1.0 + 1e-6, math.inf)
+    _between("image.weight", cfg.image.weight, 0.0, math.inf)
+    _between("split.subspots", cfg.split.subspots, 2, 10_000)
+    for stage in (cfg.pretrain, cfg.finetune):
+        for key in ("max_epochs", "steps_per_epoch", "patience"):
+            _between(f"pretrain/finetune.{key}", stage[key], 1, math.inf)
+    if cfg.split.extent == "spot" and cfg.platform.spot_diameter_um is None:
+        raise ConfigError(
+            f"split.extent=spot needs platform.spot_diameter_um, which platform={cfg.platform.name} does not set."
+        )
+    if cfg.model.n_hidden % cfg.model.n_heads:
+        raise ConfigError(f"model.n_heads={cfg.model.n_heads} must divide model.n_hidden={cfg.model.n_hidden}.")
+    if not cfg.model.modalities:
+        raise ConfigError("model.modalities is empty: name at least one table, such as model.modalities.rna.likelihood=nb.")
+    names = section_names(cfg)
+    if len(set(names)) < len(names):
+        raise ConfigError(f"data.path names two sections '{names[0]}': folder names must differ, since they name the results.")
+
+
+def _one_of(key: str, values: Any, choices: tuple[str, ...]) -> None:
+    unknown = [v for v in values if v not in choices]
+    if unknown:
+        raise ConfigError(f"{key}={unknown[0]} is unknown. Choose from: {', '.join(choices)}.")
+
+
+def _between(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{key}={value} must lie between {low:g} and {high:g}.")

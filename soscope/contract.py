@@ -1,0 +1,137 @@
+"""The data contract: what a section is called inside SpatialData, from reading to the enhanced result.
+
+`docs/data-contract.md` is the same in words. Elements of one section share the coordinate system ``global`` (pixels of
+its image) and, once prepared, ``um``.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import pandas as pd
+import shapely
+from anndata import AnnData
+from spatialdata import SpatialData, read_zarr
+from spatialdata.models import Image2DModel, ShapesModel, TableModel
+from spatialdata.transformations import Identity, Scale, set_transformation
+
+from soscope.errors import DataError
+
+FORMAT_VERSION = 1
+ATTRS = "soscope"
+IMAGE, SPOTS, SUBSPOTS, IMAGE_FEATURES = "image", "spots", "subspots", "image_features"
+REGION, INSTANCE = "region", "instance"
+GRAPH = "spatial_connectivities"
+LIBRARY_SIZE, PARENT, PARENT_NAME = "library_size", "parent", "parent_name"
+
+
+def enhanced_name(modality: str) -> str:
+    """Return the name of the table that holds the enhanced profiles of a modality."""
+    return f"{modality}_enhanced"
+
+
+def new_section(
+    name: str,
+    image: np.ndarray | None,
+    spot_names: list[str],
+    xy_px: np.ndarray,
+    radius_px: float,
+    tables: dict[str, AnnData],
+    **attrs: Any,
+) -> SpatialData:
+    """Assemble a section as a reader delivers it.
+
+    Parameters
+    ----------
+    name
+        Name of the section.
+    image
+        ``(channels, height, width)`` of uint8, or ``None``.
+    spot_names, xy_px, radius_px
+        Unique names, centres ``(n_spots, 2)`` as x, y in pixels of ``image``, and radius.
+    tables
+        Observed profiles per modality, rows in the order of ``spot_names``; ``obs`` holds lattice coordinates
+        ``array_row`` and ``array_col``.
+    attrs
+        Further facts to keep: the reader's name, files, what was done.
+    """
+    images = {} if image is None else {IMAGE: Image2DModel.parse(image, dims=("c", "y", "x"), c_coords=_channels(image))}
+    spots = gpd.GeoDataFrame({"radius": float(radius_px)}, geometry=shapely.points(xy_px), index=pd.Index(spot_names))
+    annotated = {}
+    for modality, table in tables.items():
+        table = table.copy()
+        table.obs_names = pd.Index(spot_names)
+        table.obsm["spatial"] = np.asarray(xy_px, dtype=np.float64)
+        annotated[modality] = annotate(table, SPOTS)
+    facts = {"format_version": FORMAT_VERSION, "section": name, "modalities": list(tables), **attrs}
+    shapes = {SPOTS: ShapesModel.parse(spots)}
+    return SpatialData(images=images, shapes=shapes, tables=annotated, attrs={ATTRS: facts})
+
+
+def annotate(table: AnnData, region: str) -> AnnData:
+    """Make a table annotate a shapes element whose index are the table's row names."""
+    table.obs[REGION] = pd.Categorical([region] * table.n_obs)
+    table.obs[INSTANCE] = table.obs_names.to_numpy()
+    table.uns.pop("spatialdata_attrs", None)
+    return TableModel.parse(table, region=region, region_key=REGION, instance_key=INSTANCE)
+
+
+def facts(sdata: SpatialData) -> dict[str, Any]:
+    """Return what soscope noted about a section; raise `DataError` for objects of another kind or version."""
+    found = sdata.attrs.get(ATTRS)
+    if not isinstance(found, dict):
+        raise DataError(f"this SpatialData object has no attrs['{ATTRS}']: it was not written by soscope.")
+    if found.get("format_version") != FORMAT_VERSION:
+        raise DataError(
+            f"section '{found.get('section')}' has data format {found.get('format_version')}, this soscope reads "
+            f"{FORMAT_VERSION}. Prepare it again in a new run folder."
+        )
+    return found
+
+
+def set_um(sdata: SpatialData, um_per_px: float) -> None:
+    """Give every image and shapes element the coordinate system ``um`` beside ``global``."""
+    scale = Scale([um_per_px, um_per_px], axes=("x", "y"))
+    for element in [*sdata.images.values(), *sdata.shapes.values()]:
+        set_transformation(element, {"global": Identity(), "um": scale}, set_all=True)
+
+
+def image_of(sdata: SpatialData) -> np.ndarray | None:
+    """Return the image as ``(channels, height, width)`` in memory, or ``None``."""
+    if IMAGE not in sdata.images:
+        return None
+    return np.asarray(sdata.images[IMAGE].data)
+
+
+def write_section(sdata: SpatialData, path: Path) -> None:
+    """Write a section as SpatialData zarr beside ``path``, then rename; an old folder is moved aside first."""
+    new, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sdata.write(new, update_sdata_path=False)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def open_section(path: Path) -> SpatialData:
+    """Open a written section; raise `DataError` when it is missing, damaged or of another format version."""
+    if not path.exists():
+        raise DataError(f"no section at '{path}'. Run the stage that writes it first (soscope prepare).")
+    try:
+        sdata = read_zarr(path)
+    except Exception as error:
+        raise DataError(f"'{path}' cannot be read as SpatialData zarr ({error}). Delete it and prepare again.") from error
+    facts(sdata)
+    return sdata
+
+
+def _channels(image: np.ndarray) -> list[str]:
+    names = ["r", "g", "b"]
+    return names if image.shape[0] == 3 else [f"channel_{i}" for i in range(image.shape[0])]

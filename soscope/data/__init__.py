@@ -1,0 +1,1 @@
+"""The prepared section in memory, its tiles, and the LightningDataModules."""

@@ -1,0 +1,88 @@
+"""LightningDataModule over the tiles of all sections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from soscope import contract
+from soscope.data.section import Section
+from soscope.data.tiles import Tile, make_tile
+from soscope.errors import DataError
+
+
+class TileDataset(Dataset[Tile]):
+    """Tiles in turn, an epoch being ``n_steps`` steps of one tile each."""
+
+    def __init__(self, tiles: list[Tile], n_steps: int) -> None:
+        self.tiles, self.n_steps = tiles, n_steps
+
+    def __len__(self) -> int:
+        return self.n_steps
+
+    def __getitem__(self, step: int) -> Tile:
+        return self.tiles[step % len(self.tiles)]
+
+
+class SectionsDataModule(pl.LightningDataModule):
+    """Prepared sections as tiles.
+
+    Parameters
+    ----------
+    paths
+        Prepared sections, SpatialData zarr.
+    modalities
+        Tables the model uses.
+    z_width
+        Width of the bumps by which z continues to subspots, in pitches.
+    steps_per_epoch
+        Training steps in an epoch; each takes one tile.
+    """
+
+    def __init__(self, paths: list[Path], modalities: list[str], z_width: float, steps_per_epoch: int) -> None:
+        super().__init__()
+        self.paths, self.modality_names, self.z_width = paths, modalities, z_width
+        self.steps_per_epoch = steps_per_epoch
+        self.sections: list[Section] = []
+        self.tiles: list[Tile] = []
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load the sections once and cut their tiles."""
+        if self.sections:
+            return
+        self.sections = [Section.from_sdata(contract.open_section(p), self.modality_names) for p in self.paths]
+        first = self.sections[0]
+        for section in self.sections[1:]:
+            if section.features != first.features:
+                raise DataError(f"sections '{first.name}' and '{section.name}' hold different features; prepare them together.")
+        self.tiles = [make_tile(s, i, z_width=self.z_width) for i, s in enumerate(self.sections)]
+
+    @property
+    def features(self) -> dict[str, list[str]]:
+        """Feature names per modality."""
+        return self.sections[0].features
+
+    @property
+    def n_image(self) -> int:
+        """Number of image features."""
+        return self.sections[0].image_features.shape[1]
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return tiles in turn for one epoch of many steps."""
+        return _loader(TileDataset(self.tiles, self.steps_per_epoch))
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return every tile once."""
+        return _loader(TileDataset(self.tiles, len(self.tiles)))
+
+    def transfer_batch_to_device(self, batch: Tile, device: torch.device, dataloader_idx: int) -> Tile:
+        """Move a tile; Lightning does not know its type."""
+        return batch if batch.keys.device == device else batch.to(device)
+
+
+def _loader(dataset: TileDataset) -> DataLoader[Any]:
+    return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=0, collate_fn=lambda tile: tile)

@@ -1,0 +1,120 @@
+"""A prepared section in memory, free of file formats."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+from scipy.spatial import cKDTree
+from spatialdata import SpatialData
+
+from soscope import contract
+from soscope.prepare.graphs import Graph
+
+Matrix = np.ndarray | sparse.csr_matrix
+
+
+@dataclass
+class Profiles:
+    """Observed profiles of one modality: ``x`` ``(n_spots, n_features)``, feature names, library size ``(n_spots,)``."""
+
+    x: Matrix
+    features: list[str]
+    library_size: np.ndarray
+
+    def dense(self, rows: np.ndarray) -> np.ndarray:
+        """Return some rows as float32."""
+        part = self.x[rows]
+        return np.asarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float32)
+
+
+@dataclass
+class Section:
+    """One section, prepared.
+
+    Attributes
+    ----------
+    name, spots
+        Name of the section, names of its spots.
+    modalities
+        Observed profiles per modality.
+    image_features
+        ``(n_subspots, n_image)``.
+    parent
+        Spot of each subspot, -1 under no spot.
+    xy_um, subspot_xy_um
+        Centres in micrometres.
+    spot_graph, subspot_graph
+        Neighbours weighted by similarity.
+    pitch_um
+        Distance between spots.
+    """
+
+    name: str
+    spots: list[str]
+    modalities: dict[str, Profiles]
+    image_features: np.ndarray
+    parent: np.ndarray
+    xy_um: np.ndarray
+    subspot_xy_um: np.ndarray
+    spot_graph: Graph
+    subspot_graph: Graph
+    pitch_um: float
+
+    @property
+    def n_spots(self) -> int:
+        """Number of spots."""
+        return len(self.spots)
+
+    @property
+    def n_subspots(self) -> int:
+        """Number of subspots."""
+        return len(self.parent)
+
+    @cached_property
+    def features(self) -> dict[str, list[str]]:
+        """Feature names per modality."""
+        return {name: profiles.features for name, profiles in self.modalities.items()}
+
+    @classmethod
+    def from_sdata(cls, sdata: SpatialData, modalities: list[str]) -> Section:
+        """Take the parts a model needs out of a prepared SpatialData object."""
+        facts: dict[str, Any] = contract.facts(sdata)
+        tables = {m: sdata.tables[m] for m in modalities}
+        first = next(iter(tables.values()))
+        image = sdata.tables[contract.IMAGE_FEATURES]
+        return cls(
+            name=facts["section"],
+            spots=first.obs_names.tolist(),
+            modalities={
+                m: Profiles(t.X, t.var_names.tolist(), t.obs[contract.LIBRARY_SIZE].to_numpy(np.float32))
+                for m, t in tables.items()
+            },
+            image_features=np.asarray(image.X, dtype=np.float32),
+            parent=image.obs[contract.PARENT].to_numpy(np.int64),
+            xy_um=np.asarray(first.obsm["xy_um"]),
+            subspot_xy_um=np.asarray(image.obsm["xy_um"]),
+            spot_graph=Graph.from_matrix(first.obsp[contract.GRAPH]),
+            subspot_graph=Graph.from_matrix(image.obsp[contract.GRAPH]),
+            pitch_um=float(facts["pitch_um"]),
+        )
+
+
+def interpolation_weights(
+    xy_um: np.ndarray, subspot_xy_um: np.ndarray, parent: np.ndarray, width_um: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return (subspot, spot, weight) by which z continues from spots to subspots.
+
+    Gaussian bumps of standard deviation ``width_um`` around spots, cut at three of them and normalised per subspot. With
+    ``width_um = 0`` every subspot takes its parent's z. A subspot far from every spot has no entry.
+    """
+    if width_um <= 0:
+        inside = np.flatnonzero(parent >= 0)
+        return inside, parent[inside], np.ones(len(inside), dtype=np.float32)
+    near = cKDTree(subspot_xy_um).sparse_distance_matrix(cKDTree(xy_um), 3 * width_um, output_type="coo_matrix")
+    weight = np.exp(-0.5 * (near.data / width_um) ** 2)
+    total = np.bincount(near.row, weight, minlength=len(subspot_xy_um))
+    return near.row.astype(np.int64), near.col.astype(np.int64), (weight / total[near.row]).astype(np.float32)

@@ -1,0 +1,146 @@
+"""A tile: what one training step takes. One tile may be the whole section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor
+
+from soscope.data.section import Section, interpolation_weights
+from soscope.nn.interpolation import Interpolation
+from soscope.nn.noise import spot_keys
+from soscope.nn.parent import Parent
+
+GRAPH_LAYERS = 3
+
+
+@dataclass
+class Tile:
+    """Core spots, whose terms count, and a halo of spots that only inform them; all indices are local.
+
+    Attributes
+    ----------
+    section
+        Index of the section in the run.
+    keys
+        Hash of every spot's name, the id its random numbers hang on, ``(n_spots,)``.
+    core
+        Spots whose terms count, boolean ``(n_spots,)``; ``subspot_core`` the same for subspots.
+    rows, subspot_rows
+        Rows of these spots and subspots in the section.
+    profiles, library_size
+        Per modality ``(n_spots, n_features)`` and ``(n_spots,)``.
+    image_features
+        ``(n_subspots, n_image)``.
+    spot_edges, spot_weight, subspot_edges, subspot_weight
+        Graphs among these spots and subspots.
+    parent, at
+        Sums over a spot's subspots, and how z continues to subspots.
+    n_section_spots, n_section_subspots
+        Sizes of the whole section, to which sums over tiles add up.
+    """
+
+    section: int
+    keys: Tensor
+    core: Tensor
+    subspot_core: Tensor
+    rows: Tensor
+    subspot_rows: Tensor
+    profiles: dict[str, Tensor]
+    library_size: dict[str, Tensor]
+    image_features: Tensor
+    spot_edges: Tensor
+    spot_weight: Tensor
+    subspot_edges: Tensor
+    subspot_weight: Tensor
+    parent: Parent
+    at: Interpolation
+    n_section_spots: int
+    n_section_subspots: int
+
+    def to(self, device: torch.device | str) -> Tile:
+        """Return a copy on another device."""
+        return Tile(**{f.name: _to(getattr(self, f.name), device) for f in fields(self)})
+
+
+def make_tile(
+    section: Section, index: int = 0, core: np.ndarray | None = None, z_width: float = 0.5, hops: int | None = None
+) -> Tile:
+    """Cut a tile out of a section.
+
+    Parameters
+    ----------
+    section, index
+        The section and its number in the run.
+    core
+        Rows of the core spots; all by default.
+    z_width
+        Width of the bumps by which z continues to subspots, in pitches.
+    hops
+        Steps along the spot graph that the halo reaches; by default one for each graph layer, one for edges that leave the
+        core, and what the bumps reach.
+    """
+    core = np.arange(section.n_spots) if core is None else np.asarray(core)
+    hops = GRAPH_LAYERS + 1 + int(np.ceil(3 * z_width)) if hops is None else hops
+    rows = _with_halo(section, core, hops)
+    sub_rows = np.flatnonzero(np.isin(section.parent, rows) | ((section.parent < 0) & (len(rows) == section.n_spots)))
+    local = np.full(section.n_spots + 1, -1)
+    local[rows] = np.arange(len(rows))
+    parent = local[section.parent[sub_rows]]
+    is_core = np.isin(rows, core)
+    spot_edges, spot_weight = _sub_graph(section.spot_graph.edges, section.spot_graph.weight, rows, section.n_spots)
+    sub_edges, sub_weight = _sub_graph(
+        section.subspot_graph.edges, section.subspot_graph.weight, sub_rows, section.n_subspots
+    )
+    near = interpolation_weights(
+        section.xy_um[rows], section.subspot_xy_um[sub_rows], parent, z_width * section.pitch_um
+    )
+    names = [section.spots[i] for i in rows]
+    return Tile(
+        section=index,
+        keys=spot_keys(section.name, names),
+        core=torch.from_numpy(is_core),
+        subspot_core=torch.from_numpy(np.where(parent >= 0, is_core[parent], True)),
+        rows=torch.from_numpy(rows),
+        subspot_rows=torch.from_numpy(sub_rows),
+        profiles={m: torch.from_numpy(p.dense(rows)) for m, p in section.modalities.items()},
+        library_size={m: torch.from_numpy(p.library_size[rows].astype(np.float32)) for m, p in section.modalities.items()},
+        image_features=torch.from_numpy(section.image_features[sub_rows]),
+        spot_edges=spot_edges,
+        spot_weight=spot_weight,
+        subspot_edges=sub_edges,
+        subspot_weight=sub_weight,
+        parent=Parent(torch.from_numpy(parent), len(rows)),
+        at=Interpolation(*(torch.from_numpy(part) for part in near), len(sub_rows)),
+        n_section_spots=section.n_spots,
+        n_section_subspots=section.n_subspots,
+    )
+
+
+def _with_halo(section: Section, core: np.ndarray, hops: int) -> np.ndarray:
+    if len(core) == section.n_spots:
+        return np.arange(section.n_spots)
+    links = section.spot_graph.to_matrix(section.n_spots) + sparse.identity(section.n_spots)
+    reached = np.zeros(section.n_spots, dtype=bool)
+    reached[core] = True
+    for _ in range(hops):
+        reached = np.asarray(links @ reached).ravel() > 0
+    return np.flatnonzero(reached)
+
+
+def _sub_graph(edges: np.ndarray, weight: np.ndarray, rows: np.ndarray, n: int) -> tuple[Tensor, Tensor]:
+    local = np.full(n, -1)
+    local[rows] = np.arange(len(rows))
+    ends = local[edges]
+    keep = (ends >= 0).all(0)
+    return torch.from_numpy(ends[:, keep]), torch.from_numpy(weight[keep].astype(np.float32))
+
+
+def _to(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, dict):
+        return {k: _to(v, device) for k, v in value.items()}
+    return value.to(device) if hasattr(value, "to") else value

@@ -1,0 +1,111 @@
+"""A run folder: what lies where, which stages are done, and whose config it holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from soscope.config import WITHOUT_EFFECT, hash_of, resolved
+from soscope.errors import RunFolderError
+
+
+class RunFolder:
+    """Paths and marks of one run.
+
+    Parameters
+    ----------
+    path
+        The folder; made by `claim`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config_file = path / "config.yaml"
+        self.marks_file = path / "stages.json"
+        self.provenance_file = path / "provenance.json"
+        self.metrics_file = path / "metrics.csv"
+        self.encoder_file = path / "pretrain" / "encoder.pt"
+        self.model_file = path / "finetune" / "model.pt"
+        self.report_file = path / "report.html"
+        self.pictures = path / "pictures"
+        self.comparison_file = path / "comparison.csv"
+
+    def prepared(self, section: str) -> Path:
+        """Return where a prepared section lies."""
+        return self.path / "prepared" / f"{section}.zarr"
+
+    def truth(self, section: str) -> Path:
+        """Return where a simulated section's truth is kept aside."""
+        return self.path / "truth" / f"{section}.h5ad"
+
+    def result(self, section: str) -> Path:
+        """Return where an enhanced section lies."""
+        return self.path / f"{section}.zarr"
+
+    def table(self, section: str, modality: str) -> Path:
+        """Return where an enhanced table lies as h5ad."""
+        return self.path / f"{section}_{modality}.h5ad"
+
+    def claim(self, cfg: Any) -> None:
+        """Take the folder for a config, or come back to it.
+
+        Raises
+        ------
+        RunFolderError
+            When the folder holds another config; names what differs.
+        """
+        ours = resolved(cfg)
+        if self.config_file.is_file():
+            theirs = yaml.safe_load(self.config_file.read_text()) or {}
+            differs = _differences(_relevant(theirs), _relevant(ours))
+            if differs:
+                raise RunFolderError(
+                    f"'{self.path}' holds a run with other settings: {'; '.join(differs[:4])}"
+                    f"{' and more' if len(differs) > 4 else ''}. Name another folder with hydra.run.dir=..., or leave it "
+                    "out to get one of its own."
+                )
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(ours)))
+
+    def config(self) -> DictConfig:
+        """Return the config of a folder that holds a run."""
+        if not self.config_file.is_file():
+            raise RunFolderError(f"run='{self.path}' holds no run: no config.yaml in it. Give the folder of a finished run.")
+        return OmegaConf.create(self.config_file.read_text())  # type: ignore[return-value]
+
+    def marks(self) -> dict[str, Any]:
+        """Return what is noted of finished stages."""
+        return json.loads(self.marks_file.read_text()) if self.marks_file.is_file() else {}
+
+    def is_done(self, stage: str, settings: Any) -> bool:
+        """Tell whether a stage has finished with these settings."""
+        return self.marks().get(stage, {}).get("settings") == hash_of(settings)
+
+    def mark(self, stage: str, settings: Any, seconds: float, later: tuple[str, ...]) -> None:
+        """Note that a stage has finished, and that later ones have to be done again."""
+        marks = {k: v for k, v in self.marks().items() if k not in later}
+        marks[stage] = {"settings": hash_of(settings), "seconds": round(seconds, 2)}
+        write_text(self.marks_file, json.dumps(marks, indent=2))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write beside, then rename."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    partial.write_text(text)
+    partial.replace(file)
+
+
+def _relevant(config: dict[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in config.items() if k not in WITHOUT_EFFECT}
+
+
+def _differences(theirs: Any, ours: Any, key: str = "") -> list[str]:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        keys = sorted(set(theirs) | set(ours))
+        return [d for k in keys for d in _differences(theirs.get(k), ours.get(k), f"{key}.{k}".strip("."))]
+    return [] if theirs == ours else [f"{key} is {theirs} there, {ours} here"]

@@ -1,0 +1,216 @@
+"""Where spots lie, and how one divides into subspots.
+
+Everything is built in unit coordinates (pitch 1) derived from array coordinates, and mapped to pixels by the affine fitted
+to all positions; whichever way the axes of an image run, geometry is right or the fit says so.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from soscope.errors import ConfigError, DataError
+
+LATTICES: dict[str, type[Lattice]] = {}
+_SQRT3 = math.sqrt(3.0)
+
+
+class Lattice(ABC):
+    """A regular arrangement of spots. A new one is a subclass here; a new platform on a known lattice is one YAML."""
+
+    cell_area: ClassVar[float]
+    """Area of a spot's cell in unit coordinates."""
+    neighbour_radius: ClassVar[dict[int, float]]
+    """Number of neighbours to the radius, in pitches, that holds just those."""
+
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        if name is not None:
+            LATTICES[name] = cls
+
+    @abstractmethod
+    def unit_xy(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+        """Return unit coordinates ``(n_spots, 2)`` of array rows and columns."""
+
+    @abstractmethod
+    def contradiction(self, row: np.ndarray, col: np.ndarray) -> str | None:
+        """Say how array coordinates contradict this lattice and which platforms fit, or return ``None``."""
+
+    @abstractmethod
+    def offsets(self, k: int) -> np.ndarray:
+        """Return the ``k`` subspot centres around a spot in unit coordinates; `ConfigError` when ``k`` does not tile."""
+
+    @abstractmethod
+    def outline(self, k: int) -> np.ndarray:
+        """Return the corners of a subspot around its centre in unit coordinates."""
+
+    def radius_of(self, n_neighbours: int) -> float:
+        """Return the radius, in pitches, that holds ``n_neighbours``."""
+        if n_neighbours not in self.neighbour_radius:
+            raise ConfigError(
+                f"platform.n_neighbours={n_neighbours} is no whole ring of this lattice. "
+                f"Choose from: {', '.join(map(str, self.neighbour_radius))}."
+            )
+        return self.neighbour_radius[n_neighbours]
+
+
+class HexLattice(Lattice, name="hex"):
+    """Hexagonal packing in Visium's array coordinates: neighbours at (0, +-2) and (+-1, +-1)."""
+
+    cell_area = _SQRT3 / 2
+    neighbour_radius: ClassVar[dict[int, float]] = {6: 1.2, 12: 1.85, 18: 2.2}
+
+    def unit_xy(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+        """Return ``(col / 2, row sqrt(3) / 2)``."""
+        return np.stack([col / 2, row * _SQRT3 / 2], 1).astype(np.float64)
+
+    def contradiction(self, row: np.ndarray, col: np.ndarray) -> str | None:
+        """Hexagonal array coordinates have an even sum."""
+        odd = (row + col) % 2 != 0
+        if not odd.any():
+            return None
+        return (
+            f"{int(odd.sum()):,} of {len(row):,} spots have an odd array_row + array_col, which no hexagonal array has. "
+            "It looks like a square grid: platform=dbit, or another square platform"
+        )
+
+    def offsets(self, k: int) -> np.ndarray:
+        """Return the sub-lattice points nearest to the spot: rings from outside in, the centre last.
+
+        The sub-lattice has pitch ``1 / sqrt(k)`` and, for ``k = 7``, is turned by +19.1 degrees.
+        """
+        points = _hex_sublattice(k)
+        if points is None:
+            allowed = [n for n in range(2, 38) if _hex_sublattice(n) is not None]
+            raise ConfigError(
+                f"split.subspots={k} does not tile a hexagonal lattice evenly. Choose from: {', '.join(map(str, allowed))}."
+            )
+        return _outside_in(points)
+
+    def outline(self, k: int) -> np.ndarray:
+        """Return a hexagon's six corners."""
+        turn = np.angle(_hex_basis(k)) + np.pi / 6
+        angle = turn + np.arange(6) * np.pi / 3
+        return np.stack([np.cos(angle), np.sin(angle)], 1) / (_SQRT3 * math.sqrt(k))
+
+
+class SquareLattice(Lattice, name="square"):
+    """Rows and columns at the same distance."""
+
+    cell_area = 1.0
+    neighbour_radius: ClassVar[dict[int, float]] = {4: 1.2, 8: 1.6, 12: 2.1}
+
+    def unit_xy(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
+        """Return ``(col, row)``."""
+        return np.stack([col, row], 1).astype(np.float64)
+
+    def contradiction(self, row: np.ndarray, col: np.ndarray) -> str | None:
+        """Coordinates that all have an even sum are a hexagonal array's."""
+        if len(row) < 8 or ((row + col) % 2 != 0).any():
+            return None
+        return (
+            "array_row + array_col is even for every spot, as on a hexagonal array. "
+            "It looks like Visium: platform=visium"
+        )
+
+    def offsets(self, k: int) -> np.ndarray:
+        """Return ``s x s`` centres, row by row; for odd ``s`` the centre comes last."""
+        s = math.isqrt(k)
+        if s * s != k or k < 1:
+            raise ConfigError(f"split.subspots={k} is no square number. Choose from: 4, 9, 16, 25, ...")
+        steps = (np.arange(s) + 0.5) / s - 0.5
+        y, x = np.meshgrid(steps, steps, indexing="ij")
+        points = np.stack([x.ravel(), y.ravel()], 1)
+        if s % 2:
+            middle = k // 2
+            points = np.concatenate([np.delete(points, middle, 0), points[[middle]]])
+        return points
+
+    def outline(self, k: int) -> np.ndarray:
+        """Return a square's four corners."""
+        half = 0.5 / math.sqrt(k)
+        return np.array([[-half, -half], [half, -half], [half, half], [-half, half]])
+
+
+def make_lattice(name: str) -> Lattice:
+    """Build a registered lattice; an unknown name raises `ConfigError` with the choices."""
+    if name not in LATTICES:
+        raise ConfigError(f"platform.lattice='{name}' is unknown. Choose from: {', '.join(sorted(LATTICES))}.")
+    return LATTICES[name]()
+
+
+@dataclass
+class Affine:
+    """Map from unit coordinates to pixels, ``xy_px = xy @ matrix + shift``."""
+
+    matrix: np.ndarray
+    shift: np.ndarray
+
+    def __call__(self, xy: np.ndarray) -> np.ndarray:
+        """Map points ``(..., 2)``."""
+        return xy @ self.matrix + self.shift
+
+    @property
+    def pitch_px(self) -> float:
+        """Pixels from one spot to the next."""
+        return float(np.sqrt(abs(np.linalg.det(self.matrix))))
+
+
+def fit_affine(xy: np.ndarray, xy_px: np.ndarray, where: str, platform: str) -> Affine:
+    """Fit pixels to unit coordinates by least squares.
+
+    Raises
+    ------
+    DataError
+        When spots are too few or on one line, when positions stray from the lattice by more than a quarter of its pitch,
+        or when its axes differ in length by more than 10 % (the lattice is another one).
+    """
+    if len(xy) < 3 or np.linalg.matrix_rank(xy - xy.mean(0), tol=1e-6) < 2:
+        raise DataError(f"{where}: {len(xy)} spots on one line or fewer than 3 do not fix a lattice. Use more of the section.")
+    design = np.column_stack([xy, np.ones(len(xy))])
+    solution = np.linalg.lstsq(design, xy_px, rcond=None)[0]
+    affine = Affine(solution[:2], solution[2])
+    lengths = np.linalg.svd(affine.matrix, compute_uv=False)
+    error = np.linalg.norm(affine(xy) - xy_px, axis=1).max() / max(affine.pitch_px, 1e-12)
+    if error > 0.25 or lengths[1] < 0.9 * lengths[0]:
+        raise DataError(
+            f"{where}: pixel positions do not follow the lattice of platform={platform}: spots stray by up to {error:.2f} "
+            f"pitches, and the axes differ by {100 * (1 - lengths[1] / lengths[0]):.0f} %. Array and pixel coordinates come "
+            "from different files, or the platform is another one."
+        )
+    return affine
+
+
+def _hex_basis(k: int) -> complex:
+    """Return the first sub-lattice vector as a complex number; zero when ``k`` is no number of a hexagonal sub-lattice."""
+    omega = complex(0.5, _SQRT3 / 2)
+    for a in range(math.isqrt(k) + 1):
+        for b in range(a, math.isqrt(k) + 1):
+            if a * a + a * b + b * b == k:
+                return 1 / (a + b * omega)
+    return 0j
+
+
+def _hex_sublattice(k: int) -> np.ndarray | None:
+    """Return the sub-lattice points nearer to the origin than to any other spot, when these are just ``k``."""
+    basis = _hex_basis(k)
+    if basis == 0:
+        return None
+    omega = complex(0.5, _SQRT3 / 2)
+    reach = np.arange(-k, k + 1)
+    points = (reach[:, None] * basis + reach[None, :] * basis * omega).ravel()
+    points = points[np.abs(points) < 0.6]
+    others = np.exp(1j * np.pi / 3 * np.arange(6))
+    inside = (np.abs(points)[:, None] < np.abs(points[:, None] - others) - 1e-9).all(1)
+    if inside.sum() != k:
+        return None
+    return np.stack([points[inside].real, points[inside].imag], 1)
+
+
+def _outside_in(points: np.ndarray) -> np.ndarray:
+    radius = np.round(np.linalg.norm(points, axis=1), 9)
+    angle = np.round(np.mod(np.arctan2(points[:, 1], points[:, 0]) + 1e-9, 2 * np.pi), 9)
+    return points[np.lexsort((angle, -radius))]

@@ -1,0 +1,318 @@
+"""How a profile arises from decoder output: the one extension point for a new kind of omics.
+
+A new kind is one subclass here (or in a module of yours that is imported), one YAML in ``conf/model`` and one row in
+``docs/likelihoods.md``. Nothing else asks which likelihood it has.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import torch
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn.functional import softplus
+
+from soscope.errors import ConfigError, DataError
+from soscope.nn.parent import Parent
+from soscope.nn.views import CountView, ProfileView, RealView
+from soscope.posteriors import NegativeBinomialPosterior, NormalPosterior, Posterior, SharedCountPosterior
+
+Params = dict[str, Tensor]
+Matrix = np.ndarray | sparse.csr_matrix
+
+LIKELIHOODS: dict[str, type[Likelihood]] = {}
+
+
+def make_likelihood(name: str, n_features: int, **options: object) -> Likelihood:
+    """Build a registered likelihood; an unknown name or option raises `ConfigError` with the choices."""
+    if name not in LIKELIHOODS:
+        raise ConfigError(f"likelihood '{name}' is unknown. Choose from: {', '.join(sorted(LIKELIHOODS))}.")
+    try:
+        return LIKELIHOODS[name](n_features, **options)
+    except TypeError as error:
+        raise ConfigError(f"likelihood '{name}' does not take these options: {error}.") from error
+
+
+class Likelihood(nn.Module, ABC):
+    """How a profile arises from decoder output. A new omics type overrides these, nothing else changes.
+
+    Subclasses register by ``class Mine(Likelihood, name="mine")``.
+    """
+
+    n_parameters: ClassVar[int]
+    """Decoder outputs per feature."""
+    sparse_result: ClassVar[bool]
+    """Whether the conditional posterior is zero where the observation is, so that results are stored sparse."""
+    view: ClassVar[Callable[[int], ProfileView]]
+    """What the encoder sees of an observation."""
+
+    base: Tensor
+    feature_sd: Tensor
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: object) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            LIKELIHOODS[name] = cls
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.n_features = n_features
+        self.adds_up = True  # a spot is the sum of its subspots, not their average
+        self.register_buffer("base", torch.zeros(n_features))
+        self.register_buffer("feature_sd", torch.ones(n_features))
+
+    @abstractmethod
+    def fit(self, x: Tensor, n_per_spot: float) -> None:
+        """Set data-dependent starting values from observed spots ``(n_spots, n_features)``.
+
+        ``n_per_spot`` is the mean number of subspots of a spot (1 when spots are modelled themselves).
+        """
+
+    @abstractmethod
+    def check(self, x: Matrix, where: str, spots: list[str], features: list[str]) -> None:
+        """Raise `DataError` that names spot and feature for values outside the support."""
+
+    @abstractmethod
+    def parameters_of(self, raw: Tensor) -> Params:
+        """Turn unconstrained ``(..., n_features, n_parameters)`` into valid parameters of subspots."""
+
+    @abstractmethod
+    def aggregate(self, p: Params, parent: Parent) -> Params:
+        """Return the parameters of the spots' profiles from those of their subspots, exactly."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor, p: Params) -> Tensor:
+        """Return the log probability of each entry, the shape of ``x``."""
+
+    @abstractmethod
+    def mean(self, p: Params) -> Tensor:
+        """Return the expected profile."""
+
+    @abstractmethod
+    def prior(self, p: Params) -> Posterior:
+        """Return the distribution of subspots when their spot is not looked at."""
+
+    @abstractmethod
+    def given_total(self, x: Tensor, p: Params, parent: Parent) -> Posterior:
+        """Return the distribution of subspots given the observed profiles ``x`` of spots; the prior under no spot."""
+
+    def copy_down(self, x: Tensor, parent: Parent) -> Tensor:
+        """Give every subspot its equal part of the spot, ``x / K``; zero under no spot."""
+        return parent.gather(x / parent.n_per_spot.clamp(min=1).to(x.dtype)[:, None])
+
+    def profile_for_similarity(self, x: Matrix, library_size: np.ndarray) -> np.ndarray:
+        """Return the standardised profiles, as the encoder sees them, that weigh the spot graph, ``(n_spots, width)``."""
+        view = self.view(self.n_features)
+        dense = torch.as_tensor(x.toarray() if sparse.issparse(x) else np.asarray(x), dtype=torch.float32)
+        size = torch.as_tensor(library_size, dtype=torch.float32)
+        view.fit(dense, size)
+        return view(dense, size).numpy()
+
+    def _fit_feature_sd(self, x: Tensor) -> None:
+        sd = x.std(0) if x.shape[0] > 1 else torch.ones_like(self.feature_sd)
+        self.feature_sd.copy_(torch.where(sd > 0, sd, torch.ones_like(sd)))
+
+
+class CountLikelihood(Likelihood):
+    """Counts with mean ``exp(base + raw)``: adding subspots adds their means."""
+
+    n_parameters = 1
+    sparse_result = True
+    view = CountView
+
+    def fit(self, x: Tensor, n_per_spot: float) -> None:
+        """Start from the mean count of every feature, divided by the number of subspots."""
+        self.base.copy_((x.mean(0).clamp(min=1e-3) / n_per_spot).log())
+        self._fit_feature_sd(x)
+
+    def check(self, x: Matrix, where: str, spots: list[str], features: list[str]) -> None:
+        """Refuse values that are not finite non-negative integers."""
+        check_finite(x, where, spots, features)
+        values = stored_values(x)
+        negative = values < 0
+        fractional = values != np.floor(values)
+        if not (negative | fractional).any():
+            return
+        kind = "negative" if negative.any() else "fractional"
+        bad = negative if negative.any() else fractional
+        raise DataError(
+            f"{where}: counts must be non-negative integers, but {int(bad.sum()):,} of {np.prod(x.shape):,} values are "
+            f"{kind} (first: {first_entry(x, bad, spots, features)}). Give raw counts, or use model=gaussian."
+        )
+
+    def _mu(self, raw: Tensor) -> Tensor:
+        return (self.base + 8 * torch.tanh(raw[..., 0] / 8)).exp()
+
+    def mean(self, p: Params) -> Tensor:
+        """Return the expected count."""
+        return p["mu"]
+
+
+class Poisson(CountLikelihood, name="poisson"):
+    """Poisson counts; sums are Poisson, and a given total divides by a multinomial."""
+
+    def parameters_of(self, raw: Tensor) -> Params:
+        """Return ``mu``, the expected count."""
+        return {"mu": self._mu(raw)}
+
+    def aggregate(self, p: Params, parent: Parent) -> Params:
+        """Add the means up."""
+        return {"mu": parent.sum(p["mu"])}
+
+    def log_prob(self, x: Tensor, p: Params) -> Tensor:
+        """Return ``x log mu - mu - log x!``."""
+        return torch.xlogy(x, p["mu"]) - p["mu"] - torch.lgamma(x + 1)
+
+    def prior(self, p: Params) -> Posterior:
+        """Return Poisson marginals."""
+        return NegativeBinomialPosterior(p["mu"], 0.0)
+
+    def given_total(self, x: Tensor, p: Params, parent: Parent) -> Posterior:
+        """Return the multinomial split of the observed counts."""
+        return SharedCountPosterior(parent.gather(x), p["mu"], parent, False, self.prior(p))
+
+
+class NegativeBinomial(CountLikelihood, name="nb"):
+    """NB counts with variance ``mu (1 + phi)``, ``phi`` one number per feature.
+
+    Subspots share the success probability ``1 / (1 + phi)``, so their sum is NB with the total counts ``mu / phi`` added
+    up, and a given total divides by a Dirichlet-multinomial with parameters ``mu / phi``.
+    """
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__(n_features)
+        self.log_phi = nn.Parameter(torch.zeros(n_features))
+
+    def fit(self, x: Tensor, n_per_spot: float) -> None:
+        """Start from a tenth of the excess variance between spots, most of which the latent state will explain."""
+        super().fit(x, n_per_spot)
+        mean = x.mean(0).clamp(min=1e-3)
+        excess = (x.var(0) / mean - 1) if x.shape[0] > 1 else torch.ones_like(mean)
+        with torch.no_grad():
+            self.log_phi.copy_((0.1 * excess).clamp(0.05, 10).log())
+
+    def parameters_of(self, raw: Tensor) -> Params:
+        """Return ``mu`` and ``phi``."""
+        return {"mu": self._mu(raw), "phi": self.log_phi.clamp(-7, 7).exp()}
+
+    def aggregate(self, p: Params, parent: Parent) -> Params:
+        """Add the means up; ``phi`` stays."""
+        return {"mu": parent.sum(p["mu"]), "phi": p["phi"]}
+
+    def log_prob(self, x: Tensor, p: Params) -> Tensor:
+        """Return the NB log probability with total count ``mu / phi``."""
+        phi = p["phi"]
+        total_count = (p["mu"] / phi).clamp(min=1e-10)
+        log_choose = _log_rising(total_count, x) - torch.lgamma(x + 1)
+        return log_choose + x * (phi.log() - phi.log1p()) - total_count * phi.log1p()
+
+    def prior(self, p: Params) -> Posterior:
+        """Return NB marginals."""
+        return NegativeBinomialPosterior(p["mu"], p["phi"])
+
+    def given_total(self, x: Tensor, p: Params, parent: Parent) -> Posterior:
+        """Return the Dirichlet-multinomial split of the observed counts."""
+        return SharedCountPosterior(parent.gather(x), p["mu"] / p["phi"], parent, True, self.prior(p))
+
+
+class Gaussian(Likelihood, name="gaussian"):
+    """Real values; a spot is the sum of its subspots, or with ``average=True`` (components, normalised values) their mean."""
+
+    n_parameters = 2
+    sparse_result = False
+    view = RealView
+    spread: Tensor
+
+    def __init__(self, n_features: int, average: bool = True) -> None:
+        super().__init__(n_features)
+        self.average, self.adds_up = average, not average
+        self.register_buffer("spread", torch.ones(n_features))
+
+    def fit(self, x: Tensor, n_per_spot: float) -> None:
+        """Start from the mean of every feature and scale by its deviation over spots."""
+        self._fit_feature_sd(x)
+        part = 1.0 if self.average else n_per_spot
+        self.base.copy_(x.mean(0) / part)
+        self.spread.copy_(self.feature_sd / part)
+
+    def check(self, x: Matrix, where: str, spots: list[str], features: list[str]) -> None:
+        """Refuse values that are not finite."""
+        check_finite(x, where, spots, features)
+
+    def parameters_of(self, raw: Tensor) -> Params:
+        """Return ``mu`` and ``s``, the standard deviation of a subspot."""
+        return {"mu": self.base + self.spread * raw[..., 0], "s": self.spread * (softplus(raw[..., 1]) + 0.01)}
+
+    def _n(self, parent: Parent, like: Tensor) -> Tensor:
+        """Return what a spot's sum is divided by, ``(n_spots, 1)``."""
+        count = parent.n_per_spot.clamp(min=1).to(like.dtype)[:, None]
+        return count if self.average else torch.ones_like(count)
+
+    def aggregate(self, p: Params, parent: Parent) -> Params:
+        """Add means and variances up; divide by K and its square for averages."""
+        n = self._n(parent, p["mu"])
+        return {"mu": parent.sum(p["mu"]) / n, "s": (parent.sum(p["s"].square()).clamp(min=1e-20)).sqrt() / n}
+
+    def log_prob(self, x: Tensor, p: Params) -> Tensor:
+        """Return the normal log density."""
+        z = (x - p["mu"]) / p["s"]
+        return -0.5 * z.square() - p["s"].log() - 0.5 * float(np.log(2 * np.pi))
+
+    def mean(self, p: Params) -> Tensor:
+        """Return the expected value."""
+        return p["mu"]
+
+    def prior(self, p: Params) -> Posterior:
+        """Return normal marginals."""
+        return NormalPosterior(p["mu"], p["s"].square())
+
+    def given_total(self, x: Tensor, p: Params, parent: Parent) -> Posterior:
+        """Spread each spot's surplus over its subspots in proportion to their variances."""
+        mu, variance, x = p["mu"].double(), p["s"].double().square(), x.double()
+        share = variance / parent.gather(parent.sum(variance)).clamp(min=1e-300)
+        share = torch.where(parent.assigned[:, None], share, torch.zeros_like(share))
+        surplus = parent.gather(x * self._n(parent, x) - parent.sum(mu))
+        return NormalPosterior(mu + share * surplus, variance * (1 - share), variance, parent)
+
+    def copy_down(self, x: Tensor, parent: Parent) -> Tensor:
+        """Copy averages as they are, divide sums by K."""
+        return parent.gather(x) if self.average else super().copy_down(x, parent)
+
+
+def _log_rising(r: Tensor, x: Tensor) -> Tensor:
+    """Return ``log Gamma(r + x) - log Gamma(r)``, by Stirling's series for large ``r`` where single precision cancels."""
+    small = r.clamp(max=32.0)
+    direct = torch.lgamma(small + x) - torch.lgamma(small)
+    large = r.clamp(min=32.0)
+    series = (1 / (large + x) - 1 / large) / 12
+    stirling = (large + x - 0.5) * torch.log1p(x / large) + x * large.log() - x + series
+    return torch.where(r > 32.0, stirling, direct)
+
+
+def stored_values(x: Matrix) -> np.ndarray:
+    """Return the stored values of a matrix, flat; the zeros a sparse matrix leaves out cannot be wrong."""
+    return x.data if sparse.issparse(x) else np.asarray(x).ravel()
+
+
+def first_entry(x: Matrix, bad: np.ndarray, spots: list[str], features: list[str]) -> str:
+    """Name the spot, feature and value of the first flagged stored value."""
+    at = int(np.flatnonzero(bad)[0])
+    if sparse.issparse(x):
+        row, column = int(np.searchsorted(x.indptr, at, side="right") - 1), int(x.indices[at])
+    else:
+        row, column = divmod(at, x.shape[1])
+    return f"spot '{spots[row]}', feature '{features[column]}', {stored_values(x)[at]:g}"
+
+
+def check_finite(x: Matrix, where: str, spots: list[str], features: list[str]) -> None:
+    """Refuse NaN and infinite values."""
+    bad = ~np.isfinite(stored_values(x))
+    if bad.any():
+        raise DataError(
+            f"{where}: {int(bad.sum()):,} values are NaN or infinite (first: {first_entry(x, bad, spots, features)}). "
+            "Replace or drop them before running."
+        )

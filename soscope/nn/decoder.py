@@ -1,0 +1,95 @@
+"""From the latent state (and the image) to likelihood parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import elu
+
+from soscope.nn.interpolation import Interpolation
+
+
+class Heads(nn.Module):
+    """One linear map per modality from a hidden state to ``(n, n_features, n_parameters)``, starting at zero."""
+
+    def __init__(self, n_hidden: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+        super().__init__()
+        self.sizes = dict(sizes)
+        self.maps = nn.ModuleDict({name: nn.Linear(n_hidden, g * p) for name, (g, p) in self.sizes.items()})
+        for layer in self.maps.values():
+            nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+    def forward(self, h: Tensor) -> dict[str, Tensor]:
+        """Return unconstrained parameters per modality."""
+        return {name: layer(h).reshape(len(h), *self.sizes[name]) for name, layer in self.maps.items()}
+
+
+class SpotDecoder(nn.Module):
+    """Two-layer perceptron from z to spot profiles, used in pretraining."""
+
+    def __init__(self, n_latent: int, n_hidden: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ELU(), nn.Linear(n_hidden, n_hidden), nn.ELU())
+        self.heads = Heads(n_hidden, sizes)
+
+    def forward(self, z: Tensor) -> dict[str, Tensor]:
+        """Return unconstrained parameters of spots per modality."""
+        return self.heads(self.hidden(z))
+
+
+class ResidualBlock(nn.Module):
+    """``h + W2 elu(W1 elu(h))``, the second map starting at zero."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the updated hidden state."""
+        return h + self.second(elu(self.first(elu(h))))
+
+
+class SubspotDecoder(nn.Module):
+    """``omega_m = f(y_m, z at m)``: one linear map of [z, y], two residual blocks, one head per modality.
+
+    Parameters
+    ----------
+    n_latent, n_image, n_hidden
+        Widths of z, of the image features (0 when there is no image) and of the hidden layers.
+    sizes
+        ``(n_features, n_parameters)`` per modality.
+
+    Notes
+    -----
+    The first map is linear, so its z part is computed once per spot and then interpolated to subspots.
+    """
+
+    def __init__(self, n_latent: int, n_image: int, n_hidden: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+        super().__init__()
+        self.n_image = n_image
+        self.from_z = nn.Linear(n_latent, n_hidden)
+        self.from_image = nn.Linear(n_image, n_hidden, bias=False) if n_image else None
+        self.blocks = nn.Sequential(ResidualBlock(n_hidden), ResidualBlock(n_hidden))
+        self.heads = Heads(n_hidden, sizes)
+
+    def forward(self, z: Tensor, image_features: Tensor, at: Interpolation) -> dict[str, Tensor]:
+        """Return unconstrained parameters of subspots per modality.
+
+        Parameters
+        ----------
+        z
+            Latent state of spots, ``(n_spots, n_latent)``.
+        image_features
+            Features of subspots, ``(n_subspots, n_image)``.
+        at
+            How z continues from spots to subspots.
+        """
+        h = at(self.from_z(z) - self.from_z.bias) + self.from_z.bias
+        if self.from_image is not None:
+            h = h + self.from_image(image_features)
+        return self.heads(self.blocks(torch.as_tensor(h)))

@@ -1,0 +1,1 @@
+"""From a raw section to one with subspots, image features and graphs."""

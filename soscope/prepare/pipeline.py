@@ -1,0 +1,199 @@
+"""Raw sections to prepared sections: the stage `prepare`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from platformdirs import user_cache_path
+from scipy import sparse
+from spatialdata import SpatialData
+from spatialdata.models import ShapesModel
+
+from soscope import contract
+from soscope.errors import ConfigError, DataError
+from soscope.likelihoods import Likelihood, make_likelihood
+from soscope.prepare.encoders import make_encoder
+from soscope.prepare.graphs import Graph, neighbour_edges, similarity
+from soscope.prepare.image_features import encode_patches, reduce_features
+from soscope.lattice import Affine, Lattice, fit_affine, make_lattice
+from soscope.prepare.panel import choose_features, represent
+from soscope.prepare.subspots import Subspots, disc_share, split_spots
+
+log = logging.getLogger("soscope")
+
+
+@dataclass
+class Placed:
+    """A raw section with its geometry."""
+
+    sdata: SpatialData
+    name: str
+    unit_xy: np.ndarray
+    affine: Affine
+    subspots: Subspots
+    um_per_px: float
+
+
+def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
+    """Split spots, choose features, encode patches and build both graphs, alike for all sections.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For a platform that contradicts the lattice, tables that are absent, values outside a likelihood's support.
+    """
+    lattice = make_lattice(cfg.platform.lattice)
+    radius = lattice.radius_of(cfg.platform.n_neighbours)
+    placed = [_place(cfg, sdata, lattice) for sdata in raw]
+    _check_counts(cfg, placed)
+    tables = {m: _tables(cfg, m, placed, radius) for m in cfg.model.modalities}
+    features = _image_features(cfg, placed)
+    rows = zip(placed, features, *tables.values(), strict=True)
+    return [_assemble(cfg, lattice, radius, p, f, dict(zip(tables, t, strict=True))) for p, f, *t in rows]
+
+
+def _place(cfg: Any, sdata: SpatialData, lattice: Lattice) -> Placed:
+    name = contract.facts(sdata)["section"]
+    table = next(iter(sdata.tables.values()))
+    row, col = (table.obs[key].to_numpy().astype(np.int64) for key in ("array_row", "array_col"))
+    problem = lattice.contradiction(row, col)
+    if problem:
+        raise DataError(f"section '{name}' contradicts platform={cfg.platform.name}: {problem}.")
+    unit_xy = lattice.unit_xy(row, col)
+    affine = fit_affine(unit_xy, np.asarray(table.obsm["spatial"]), f"section '{name}'", cfg.platform.name)
+    share = 1.0
+    if cfg.split.extent == "spot":
+        share = disc_share(lattice, cfg.platform.spot_diameter_um, cfg.platform.pitch_um)
+    subspots = split_spots(lattice, unit_xy, affine, cfg.split.subspots, share)
+    return Placed(sdata, name, unit_xy, affine, subspots, cfg.platform.pitch_um / affine.pitch_px)
+
+
+def _check_counts(cfg: Any, placed: Sequence[Placed]) -> None:
+    """Refuse absent tables and, for models of counts, values that are not counts, before any long work."""
+    for p in placed:
+        for modality, choice in cfg.model.modalities.items():
+            if modality not in p.sdata.tables:
+                raise ConfigError(
+                    f"model={cfg.model.name} needs a table '{modality}', section '{p.name}' has: {', '.join(p.sdata.tables)}."
+                )
+            table = p.sdata.tables[modality]
+            counted = choice.likelihood if choice.representation == "counts" else "poisson"
+            checker = make_likelihood(counted, table.n_vars)
+            names = table.obs_names.tolist(), table.var_names.tolist()
+            checker.check(table.X, f"section '{p.name}', table '{modality}'", *names)
+
+
+def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float) -> list[AnnData]:
+    """Return the chosen features of one modality in the form the model sees, per section."""
+    full = [p.sdata.tables[modality] for p in placed]
+    chosen = choose_features(cfg.data.features, full, [p.unit_xy for p in placed], radius, modality)
+    library = [np.asarray(t.X.sum(1)).ravel().astype(np.float64) for t in full]
+    parts = []
+    for table, size in zip(full, library, strict=True):
+        part = table[:, chosen.index].copy()
+        part.obs[contract.LIBRARY_SIZE] = size
+        for column in chosen:
+            part.var[column] = chosen[column].to_numpy()
+        parts.append(part)
+    choice = cfg.model.modalities[modality]
+    shaped = represent(choice.representation, parts, library, n_components=choice.n_components)
+    log.info("%s: %d features of %d, as %s", modality, shaped[0].n_vars, full[0].n_vars, choice.representation)
+    for result, source in zip(shaped, full, strict=True):
+        result.obsm["spatial"] = np.asarray(source.obsm["spatial"])
+    return shaped
+
+
+def _image_features(cfg: Any, placed: Sequence[Placed]) -> list[np.ndarray]:
+    """Encode and reduce patches of all sections together, so that features mean the same everywhere."""
+    encoders = [make_encoder(cfg.image.encoder, cfg.image.weights)]
+    if cfg.image.color:
+        encoders.append(make_encoder("color"))
+    encoders = [e for e in encoders if e.n_features]
+    counts = [len(p.subspots.parent) for p in placed]
+    if not encoders:
+        return [np.zeros((n, 0), dtype=np.float32) for n in counts]
+    blocks = [np.concatenate([_encode(cfg, e, p) for p in placed]) for e in encoders]
+    return np.split(reduce_features(blocks, cfg.image.n_components, cfg.seed), np.cumsum(counts)[:-1])
+
+
+def _encode(cfg: Any, encoder: Any, p: Placed) -> np.ndarray:
+    image = contract.image_of(p.sdata)
+    if image is None:
+        raise ConfigError(f"section '{p.name}' has no image; use image=none.")
+    subspot_pitch = cfg.platform.pitch_um / np.sqrt(cfg.split.subspots)
+    width_px = (cfg.image.patch_width_um or 2 * subspot_pitch) / p.um_per_px
+    cache = Path(cfg.image.cache).expanduser() if cfg.image.cache else user_cache_path("soscope")
+    return encode_patches(
+        encoder, image, p.subspots.xy_px, width_px, cfg.image.input_px, cfg.image.batch_size, cache, cfg.trainer.progress
+    )
+
+
+def _assemble(
+    cfg: Any, lattice: Lattice, radius: float, p: Placed, features: np.ndarray, tables: dict[str, AnnData]
+) -> SpatialData:
+    spot_names = p.sdata.shapes[contract.SPOTS].index.tolist()
+    spot_graph = _spot_graph(cfg, p.unit_xy, radius, list(tables.values()))
+    subspot_radius = lattice.radius_of(min(lattice.neighbour_radius)) / np.sqrt(cfg.split.subspots)
+    edges = neighbour_edges(p.subspots.xy_lattice, subspot_radius)
+    subspot_graph = Graph(edges, similarity(features, edges, cfg.graph.similarity_scale))
+    shapes = p.subspots.to_shapes(spot_names)
+    out = SpatialData(
+        images=dict(p.sdata.images),
+        shapes={contract.SPOTS: p.sdata.shapes[contract.SPOTS], contract.SUBSPOTS: ShapesModel.parse(shapes)},
+        attrs={contract.ATTRS: contract.facts(p.sdata) | _notes(cfg, p, tables)},
+    )
+    for modality, table in tables.items():
+        table.obs_names = pd.Index(spot_names)
+        table.obsm["xy_um"] = np.asarray(table.obsm["spatial"]) * p.um_per_px
+        table.obsp[contract.GRAPH] = spot_graph.to_matrix(table.n_obs)
+        out.tables[modality] = contract.annotate(table, contract.SPOTS)
+    out.tables[contract.IMAGE_FEATURES] = _feature_table(p, features, shapes, subspot_graph)
+    contract.set_um(out, p.um_per_px)
+    return out
+
+
+def _spot_graph(cfg: Any, unit_xy: np.ndarray, radius: float, tables: Sequence[AnnData]) -> Graph:
+    edges = neighbour_edges(unit_xy, radius)
+    views = []
+    for (_, choice), table in zip(cfg.model.modalities.items(), tables, strict=True):
+        likelihood = _likelihood(choice, table.n_vars)
+        views.append(likelihood.profile_for_similarity(table.X, table.obs[contract.LIBRARY_SIZE].to_numpy()))
+    return Graph(edges, similarity(np.concatenate(views, 1), edges, cfg.graph.similarity_scale))
+
+
+def _likelihood(choice: Any, n_features: int) -> Likelihood:
+    return make_likelihood(choice.likelihood, n_features, **dict(choice.options))
+
+
+def _feature_table(p: Placed, features: np.ndarray, shapes: pd.DataFrame, graph: Graph) -> AnnData:
+    table = AnnData(
+        X=features.astype(np.float16),
+        obs=pd.DataFrame(shapes[[contract.PARENT, contract.PARENT_NAME]]),
+        var=pd.DataFrame(index=[f"image_{i}" for i in range(features.shape[1])]),
+    )
+    table.obsm["spatial"] = p.subspots.xy_px
+    table.obsm["xy_um"] = p.subspots.xy_px * p.um_per_px
+    table.obsp[contract.GRAPH] = sparse.csr_matrix(graph.to_matrix(table.n_obs))
+    return contract.annotate(table, contract.SUBSPOTS)
+
+
+def _notes(cfg: Any, p: Placed, tables: dict[str, AnnData]) -> dict[str, Any]:
+    """Say what was done, for the report and for whoever opens the file next year."""
+    return {
+        "platform": cfg.platform.name,
+        "pitch_um": float(cfg.platform.pitch_um),
+        "um_per_px": float(p.um_per_px),
+        "subspots_per_spot": int(cfg.split.subspots),
+        "extent": cfg.split.extent,
+        "image_encoder": cfg.image.encoder,
+        "adds_up": all(_likelihood(c, 1).adds_up for c in cfg.model.modalities.values()),
+        "representation": {m: c.representation for m, c in cfg.model.modalities.items()},
+        "n_features_read": {m: int(p.sdata.tables[m].n_vars) for m in tables},
+    }

@@ -1,0 +1,126 @@
+"""What a reader is, and the checks every reader's output goes through."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from anndata import AnnData
+from spatialdata import SpatialData
+
+from soscope import contract
+from soscope.errors import ConfigError, DataError
+
+READERS: dict[str, type[Reader]] = {}
+
+MODALITY_OF = {"Gene Expression": "rna", "Antibody Capture": "protein", "Peaks": "atac"}
+"""Names of modalities by the ``feature_types`` of 10x matrices; other types become their lower-case name."""
+
+
+@dataclass
+class RawSection:
+    """What a reader delivers: the section, and the true subspot profiles where they are known (never used to train)."""
+
+    sdata: SpatialData
+    truth: AnnData | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the section."""
+        return str(contract.facts(self.sdata)["section"])
+
+
+@dataclass
+class Reader(ABC):
+    """Opens one platform's folders. A new platform is one dataclass here, its fields being ``data.options``, and one YAML."""
+
+    needs_path: ClassVar[bool] = True
+
+    def __init_subclass__(cls, name: str | None = None) -> None:
+        if name is not None:
+            READERS[name] = cls
+
+    @abstractmethod
+    def read(self, path: Path | None, seed: int) -> RawSection:
+        """Read one section. Raises `DataError` that names the file, what was found, and the way out."""
+
+    def inputs(self, path: Path | None) -> list[Path]:
+        """List the files a section is read from, for the run's record of input hashes."""
+        return [] if path is None else [path]
+
+
+def make_reader(name: str, options: Mapping[str, Any]) -> Reader:
+    """Build a registered reader; an unknown name or option raises `ConfigError` with the choices."""
+    if name not in READERS:
+        raise ConfigError(f"data.reader='{name}' is unknown. Choose from: {', '.join(sorted(READERS))}.")
+    known = [f.name for f in fields(READERS[name])]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ConfigError(f"data.options.{unknown[0]} is unknown to reader '{name}'. Choose from: {', '.join(known)}.")
+    return READERS[name](**options)
+
+
+def split_modalities(table: AnnData) -> dict[str, AnnData]:
+    """Part a table by ``var['feature_types']``, so that RNA and protein are never summed into one library size."""
+    if "feature_types" not in table.var:
+        return {"rna": table}
+    kinds = table.var["feature_types"].astype(str)
+    names = {kind: MODALITY_OF.get(kind, kind.lower().replace(" ", "_")) for kind in kinds.unique()}
+    return {name: table[:, (kinds == kind).to_numpy()].copy() for kind, name in names.items()}
+
+
+def check_names(table: AnnData, where: str) -> None:
+    """Refuse duplicated spots and features."""
+    for kind, names in (("spot", table.obs_names), ("feature", table.var_names)):
+        twice = names[names.duplicated()].unique()
+        if len(twice):
+            raise DataError(
+                f"{where}: {len(twice):,} {kind} names occur more than once (first: '{twice[0]}'). "
+                f"Merge or rename the {kind}s that share a name."
+            )
+
+
+def check_inside(xy_px: np.ndarray, image: np.ndarray | None, where: str) -> None:
+    """Refuse an image that does not reach as far as the spots do."""
+    if not np.isfinite(xy_px).all():
+        raise DataError(f"{where}: {int((~np.isfinite(xy_px)).any(1).sum()):,} spots have no position.")
+    if image is None:
+        return
+    height, width = image.shape[1:]
+    outside = (xy_px < 0).any(1) | (xy_px[:, 0] > width) | (xy_px[:, 1] > height)
+    if outside.any():
+        raise DataError(
+            f"{where}: the image is {width} x {height} px, but {int(outside.sum()):,} of {len(xy_px):,} spots lie outside "
+            f"it (spots reach from ({xy_px[:, 0].min():.0f}, {xy_px[:, 1].min():.0f}) to ({xy_px[:, 0].max():.0f}, "
+            f"{xy_px[:, 1].max():.0f})). The image is cropped, or the scale factor belongs to another resolution."
+        )
+
+
+def as_rgb(image: np.ndarray, where: str) -> np.ndarray:
+    """Return ``(3, height, width)`` of uint8 from grey, RGB or RGBA; anything else is refused."""
+    if image.shape[0] == 1:
+        image = np.repeat(image, 3, 0)
+    if image.shape[0] == 4:
+        image = image[:3]
+    if image.shape[0] != 3 or image.dtype != np.uint8:
+        raise DataError(
+            f"{where}: expected an 8-bit grey, RGB or RGBA image, found {image.shape[0]} channels of {image.dtype}."
+        )
+    return np.ascontiguousarray(image)
+
+
+def hash_files(files: list[Path]) -> dict[str, str]:
+    """Return a short BLAKE2 hash of every file by name."""
+    hashes = {}
+    for file in files:
+        digest = hashlib.blake2b(digest_size=16)
+        with file.open("rb") as stream:
+            while chunk := stream.read(1 << 22):
+                digest.update(chunk)
+        hashes[str(file)] = digest.hexdigest()
+    return hashes

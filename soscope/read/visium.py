@@ -1,0 +1,200 @@
+"""Space Ranger ``outs`` folders, and folders laid out like one (DBiT-like grids among them)."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData
+from spatialdata import SpatialData
+
+from soscope import contract
+from soscope.errors import DataError
+from soscope.read.base import RawSection, Reader, as_rgb, check_inside, check_names, split_modalities
+
+COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix/matrix.mtx.gz")
+POSITIONS = ("spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
+SCALES = "spatial/scalefactors_json.json"
+IMAGES = {"hires": "spatial/tissue_hires_image.png", "lowres": "spatial/tissue_lowres_image.png"}
+
+
+@dataclass
+class VisiumReader(Reader, name="visium"):
+    """Read a Space Ranger folder with spatialdata-io.
+
+    Attributes
+    ----------
+    counts_file
+        Matrix inside the folder; found by itself when it has Space Ranger's name.
+    image_file
+        Full-resolution image; the hires image, then the lowres one, is taken without it.
+    """
+
+    counts_file: str | None = None
+    image_file: str | None = None
+
+    def inputs(self, path: Path | None) -> list[Path]:
+        """List matrix, positions, scale factors and the image used."""
+        folder = self._folder(path)
+        counts = folder / self._counts(folder)
+        beside = sorted(counts.parent.glob("*.tsv.gz")) if counts.suffix == ".gz" else []
+        image = Path(self.image_file) if self.image_file else self._image(folder)[1]
+        return [counts, *beside, self._positions(folder), folder / SCALES, image]
+
+    def read(self, path: Path | None, seed: int) -> RawSection:
+        """Read one folder; only spots under tissue are kept."""
+        folder = self._folder(path)
+        inputs = self.inputs(folder)
+        for file in inputs:
+            if not file.is_file():
+                raise DataError(f"'{folder}': '{file}' is missing. Point data.path at a Space Ranger 'outs' folder.")
+        scales = self._scales(folder)
+        with _quiet():
+            sdata = self._open(folder)
+        table = sdata.tables["table"]
+        section = folder.resolve().name
+        check_names(table, f"section '{section}'")
+        table = self._under_tissue(table, folder)
+        image, scale, source = self._pick_image(sdata, folder, scales)
+        xy_px = np.asarray(table.obsm["spatial"], dtype=np.float64) * scale
+        check_inside(xy_px, image, f"section '{section}', {source}")
+        tables = {name: _plain(part) for name, part in split_modalities(table).items()}
+        radius = scales["spot_diameter_fullres"] / 2 * scale
+        facts = {"reader": "visium", "image_source": source, "files": [str(f) for f in inputs]}
+        names = table.obs_names.tolist()
+        return RawSection(contract.new_section(section, image, names, xy_px, radius, tables, **facts))
+
+    def _folder(self, path: Path | None) -> Path:
+        if path is None or not path.is_dir():
+            raise DataError(f"data.path='{path}' is not a folder. Point it at a Space Ranger 'outs' folder.")
+        return path
+
+    def _counts(self, folder: Path) -> str:
+        candidates = (self.counts_file,) if self.counts_file else COUNTS
+        for name in candidates:
+            if (folder / name).is_file():
+                return name
+        raise DataError(
+            f"'{folder}': no count matrix. Looked for {' and '.join(candidates)}; name another with "
+            "data.options.counts_file=..."
+        )
+
+    def _positions(self, folder: Path) -> Path:
+        for name in POSITIONS:
+            if (folder / name).is_file():
+                return folder / name
+        raise DataError(f"'{folder}': no spot positions. Looked for {' and '.join(POSITIONS)}.")
+
+    def _image(self, folder: Path) -> tuple[str, Path]:
+        for kind, name in IMAGES.items():
+            if (folder / name).is_file():
+                return kind, folder / name
+        raise DataError(f"'{folder}': no image. Looked for {' and '.join(IMAGES.values())}.")
+
+    def _scales(self, folder: Path) -> dict[str, float]:
+        file = folder / SCALES
+        try:
+            scales = json.loads(file.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DataError(f"'{file}' is not valid JSON ({error}). Copy it again from Space Ranger's output.") from error
+        needed = ("spot_diameter_fullres", "tissue_hires_scalef", "tissue_lowres_scalef")
+        missing = [key for key in needed if not isinstance(scales.get(key), int | float)]
+        if missing:
+            raise DataError(f"'{file}' has no number for {', '.join(missing)}; it holds: {', '.join(scales)}.")
+        return dict(scales)
+
+    def _open(self, folder: Path) -> SpatialData:
+        import spatialdata_io
+
+        counts, image = self._counts(folder), self.image_file and Path(self.image_file).resolve()
+        self._check_barcodes(folder, counts)
+        try:
+            return spatialdata_io.visium(
+                folder, dataset_id="section", counts_file=counts, fullres_image_file=image, gex_only=False
+            )
+        except Exception as error:
+            raise DataError(
+                f"'{folder}' cannot be read ({type(error).__name__}: {error}). A file may be truncated: compare sizes with "
+                f"the original of '{counts}', the positions and the images under spatial/."
+            ) from error
+
+    def _check_barcodes(self, folder: Path, counts: str) -> None:
+        """Compare barcodes of the matrix and of the positions before either is used."""
+        file = self._positions(folder)
+        try:
+            known = pd.read_csv(file, header=None, usecols=[0], dtype=str)[0]
+            found = _barcodes(folder / counts)
+        except Exception as error:
+            raise DataError(
+                f"'{folder}': barcodes of '{counts}' or '{file.name}' cannot be read ({type(error).__name__}: {error}). "
+                "The file is damaged or truncated; copy it again."
+            ) from error
+        lost = found[~found.isin(known)]
+        if len(lost):
+            raise DataError(
+                f"'{folder}': {len(lost):,} of {len(found):,} barcodes of '{counts}' have no position in '{file.name}' "
+                f"(first: '{lost.iloc[0]}'; positions start with '{known.iloc[0]}'). Matrix and positions come from "
+                "different sections or barcode suffixes."
+            )
+        twice = known[known.duplicated()]
+        if len(twice):
+            raise DataError(f"'{file}': barcode '{twice.iloc[0]}' has more than one position.")
+
+    def _under_tissue(self, table: AnnData, folder: Path) -> AnnData:
+        inside = table.obs["in_tissue"].to_numpy() == 1
+        if not inside.any():
+            raise DataError(
+                f"'{self._positions(folder)}': none of the {table.n_obs:,} spots of the matrix has in_tissue = 1. "
+                "Redo the tissue detection, or set in_tissue by hand."
+            )
+        return table[inside].copy()
+
+    def _pick_image(
+        self, sdata: SpatialData, folder: Path, scales: dict[str, float]
+    ) -> tuple[np.ndarray | None, float, str]:
+        """Return the image of highest resolution, its pixels per full-resolution pixel, and its file."""
+        if "section_full_image" in sdata.images:
+            element = sdata.images["section_full_image"]["scale0"]["image"]
+            return as_rgb(np.asarray(element.data), str(self.image_file)), 1.0, str(self.image_file)
+        kind, file = self._image(folder)
+        image = np.asarray(sdata.images[f"section_{kind}_image"].data)
+        return as_rgb(image, f"'{file}'"), scales[f"tissue_{kind}_scalef"], file.name
+
+
+def _barcodes(counts: Path) -> pd.Series:
+    if counts.suffix == ".h5":
+        import h5py
+
+        with h5py.File(counts) as file:
+            return pd.Series(file["matrix/barcodes"][:]).str.decode("utf-8")
+    with gzip.open(counts.parent / "barcodes.tsv.gz", "rt") as stream:
+        return pd.Series([line.split("\t")[0].strip() for line in stream])
+
+
+def _plain(table: AnnData) -> AnnData:
+    """Keep counts, names and lattice coordinates; drop what the reader's own SpatialData layout added."""
+    obs = table.obs[["array_row", "array_col"]].astype(np.int64)
+    keep = [c for c in ("gene_ids", "feature_types", "genome") if c in table.var]
+    return AnnData(X=table.X.tocsr().astype(np.float32), obs=obs, var=table.var[keep].copy())
+
+
+class _quiet:  # noqa: N801
+    """Silence notes of the reading libraries that soscope's own checks repeat in full."""
+
+    def __enter__(self) -> None:
+        import warnings
+
+        self._warnings: Any = warnings.catch_warnings()
+        self._warnings.__enter__()
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+
+    def __exit__(self, *error: object) -> None:
+        logging.disable(logging.NOTSET)
+        self._warnings.__exit__(*error)

@@ -1,0 +1,147 @@
+"""The stage `report`: pictures as files, and one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from jinja2 import Environment, PackageLoader, select_autoescape
+from sklearn.cluster import KMeans
+from spatialdata import SpatialData
+
+from soscope import contract
+from soscope.config import resolved
+from soscope.errors import ConfigError
+from soscope.folder import RunFolder, write_text
+from soscope.report import figures
+from soscope.report.figures import Canvas
+
+
+@dataclass
+class Picture:
+    """A picture file and what it shows."""
+
+    file: Path
+    title: str
+
+    @property
+    def data(self) -> str:
+        """The file as a data URL."""
+        return "data:image/png;base64," + base64.b64encode(self.file.read_bytes()).decode()
+
+
+def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: list[str]) -> dict[str, Path]:
+    """Write ``report.html`` and its pictures.
+
+    Returns
+    -------
+    Picture files by name.
+
+    Raises
+    ------
+    ConfigError
+        When ``report.features`` names a feature that was not enhanced.
+    """
+    shown = []
+    for name in sections:
+        sdata = contract.open_section(folder.result(name))
+        shown.append({"name": name, "facts": _facts_list(sdata, modalities), "pictures": _maps(cfg, folder, sdata, modalities)})
+    general = []
+    metrics = pd.read_csv(folder.metrics_file) if folder.metrics_file.is_file() else None
+    if metrics is not None and len(metrics):
+        file = figures.save(figures.loss_curves(metrics), folder.pictures / "losses.png", cfg.report.dpi)
+        general.append(Picture(file, "Losses"))
+    scores = None
+    if folder.comparison_file.is_file():
+        table = pd.read_csv(folder.comparison_file)
+        scores = table.groupby("method", sort=False)[["pearson", "within_spot_r", "nmse"]].mean().round(3)
+        file = figures.save(figures.score_scatter(table), folder.pictures / "scores.png", cfg.report.dpi)
+        general.append(Picture(file, "Against the simulated truth"))
+    page = _template().render(
+        sections=shown,
+        general=general,
+        scores=None if scores is None else scores.reset_index().to_dict("records"),
+        marks=folder.marks(),
+        provenance=json.loads(folder.provenance_file.read_text()) if folder.provenance_file.is_file() else {},
+        config=yaml.safe_dump(resolved(cfg), sort_keys=False),
+    )
+    write_text(folder.report_file, page)
+    pictures = [p for s in shown for p in s["pictures"]] + general
+    return {p.title: p.file for p in pictures}
+
+
+def chosen_features(cfg: Any, sdata: SpatialData, modality: str) -> list[str]:
+    """Return the features to draw: those asked for, or the first of the panel (the most spatially variable)."""
+    names = sdata.tables[contract.enhanced_name(modality)].var_names
+    if cfg.report.features is None:
+        return names[: cfg.report.n_features].tolist()
+    missing = [f for f in cfg.report.features if f not in names]
+    if missing:
+        raise ConfigError(
+            f"report.features: '{missing[0]}' was not enhanced. Add it to data.features, or choose from: "
+            f"{', '.join(names[:8])}, ..."
+        )
+    return list(cfg.report.features)
+
+
+def latent_clusters(latent: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
+    """Return k-means clusters of spots' latent means, ``(n_spots,)``, numbered by size."""
+    labels = KMeans(min(n_clusters, len(latent)), n_init=4, random_state=seed).fit_predict(latent)
+    order = np.argsort(-np.bincount(labels), kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    return rank[labels]
+
+
+def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]) -> list[Picture]:
+    section, canvas = contract.facts(sdata)["section"], Canvas.of(sdata)
+    pictures = []
+    for modality in modalities:
+        for feature in chosen_features(cfg, sdata, modality):
+            file = folder.pictures / f"{section}_{modality}_{_safe(feature)}.png"
+            figure = figures.feature_maps(sdata, canvas, modality, feature)
+            pictures.append(Picture(figures.save(figure, file, cfg.report.dpi), f"{section}, {modality}: {feature}"))
+    clusters = latent_clusters(sdata.tables[modalities[0]].obsm["X_soscope"], cfg.report.n_clusters, cfg.seed)
+    file = folder.pictures / f"{section}_clusters.png"
+    figures.save(figures.cluster_map(sdata, canvas, clusters), file, cfg.report.dpi)
+    return [*pictures, Picture(file, f"{section}: clusters of the latent state")]
+
+
+def _facts_list(sdata: SpatialData, modalities: list[str]) -> list[str]:
+    """Say what was done to the data, one sentence each."""
+    facts = contract.facts(sdata)
+    spots, subspots = sdata.shapes[contract.SPOTS], sdata.shapes[contract.SUBSPOTS]
+    spread = {
+        "cell": "a spot's counts are spread over its whole cell of the lattice, gaps between spots included",
+        "spot": "a spot's counts are spread over its disc alone; tissue between spots stays empty",
+    }[facts["extent"]]
+    lines = [
+        f"{len(spots):,} spots on platform {facts['platform']}, {len(subspots):,} subspots "
+        f"({facts['subspots_per_spot']} per spot): {spread}.",
+        f"{facts['um_per_px']:.3f} µm per pixel, from the lattice's pitch of {facts['pitch_um']:g} µm.",
+        f"Image: {facts['image_source']}; features from {facts['image_encoder']}, "
+        f"{sdata.tables[contract.IMAGE_FEATURES].n_vars} columns per subspot.",
+    ]
+    for modality in modalities:
+        shape = "as counts" if facts["representation"][modality] == "counts" else f"as {facts['representation'][modality]}"
+        enhanced = sdata.tables[contract.enhanced_name(modality)]
+        lines.append(f"{modality}: {enhanced.n_vars:,} of {facts['n_features_read'][modality]:,} features, {shape}.")
+    given = {
+        "conditional": "Profiles are given each spot's observed profile, so that its subspots agree with it.",
+        "prior": "Profiles are the decoder's alone; subspots need not agree with their spot.",
+    }
+    return [*lines, given[facts["posterior"]]]
+
+
+def _template() -> Any:
+    return Environment(loader=PackageLoader("soscope.report"), autoescape=select_autoescape()).get_template("report.html")
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)

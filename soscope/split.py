@@ -1,0 +1,76 @@
+"""The result of splitting spots into subspots, the same type for the model and for every baseline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import sparse
+
+from soscope.nn.parent import Parent
+
+Matrix = np.ndarray | sparse.csr_matrix
+
+
+@dataclass
+class Split:
+    """Profiles of subspots with their uncertainty.
+
+    Attributes
+    ----------
+    mean
+        Expected profile, ``(n_subspots, n_features)``; sparse for counts (zero wherever the spot is).
+    sd
+        Standard deviation in the units of ``mean``, same shape; ``None`` when the method states none.
+    quantiles
+        Quantile level to values of the same shape, such as ``{0.05: ..., 0.95: ...}``.
+    draws
+        Posterior draws, each of the same shape; empty when none were asked for.
+    """
+
+    mean: Matrix
+    sd: Matrix | None = None
+    quantiles: dict[float, Matrix] = field(default_factory=dict)
+    draws: list[Matrix] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        others = {"sd": self.sd, **{f"quantile {q}": v for q, v in self.quantiles.items()}}
+        others |= {f"draw {i}": v for i, v in enumerate(self.draws)}
+        for name, value in others.items():
+            if value is not None and value.shape != self.mean.shape:
+                raise ValueError(f"{name} has shape {value.shape}, the mean {self.mean.shape}")
+
+    @classmethod
+    def stack_features(cls, parts: list[Split]) -> Split:
+        """Join splits of different features of the same subspots."""
+        first = parts[0]
+
+        def join(pick: list[Matrix]) -> Matrix:
+            return sparse.hstack(pick, format="csr") if sparse.issparse(pick[0]) else np.concatenate(pick, 1)
+
+        return cls(
+            mean=join([p.mean for p in parts]),
+            sd=None if first.sd is None else join([p.sd for p in parts if p.sd is not None]),
+            quantiles={q: join([p.quantiles[q] for p in parts]) for q in first.quantiles},
+            draws=[join([p.draws[i] for p in parts]) for i in range(len(first.draws))],
+        )
+
+
+def conservation_error(split: Split, observed: Matrix, parent: Parent) -> float:
+    """Return the largest relative difference between a spot's value and the sum of its subspots' means.
+
+    Spots without subspots are left out. The difference is relative to ``max(1, observed)``.
+    """
+    index = parent.index.cpu().numpy()
+    inside = index >= 0
+    sums = sparse.csr_matrix(
+        (np.ones(inside.sum()), (index[inside], np.flatnonzero(inside))), shape=(parent.n_spots, len(index))
+    )
+    total = _dense(sums @ split.mean)
+    truth = _dense(observed).astype(np.float64)
+    has = parent.n_per_spot.cpu().numpy() > 0
+    return float(np.max(np.abs(total - truth)[has] / np.maximum(1.0, np.abs(truth[has])), initial=0.0))
+
+
+def _dense(x: Matrix) -> np.ndarray:
+    return x.toarray() if sparse.issparse(x) else np.asarray(x)
