@@ -6,7 +6,11 @@ its image) and, once prepared, ``um``.
 
 from __future__ import annotations
 
+import logging
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +117,8 @@ def write_section(sdata: SpatialData, path: Path) -> None:
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    sdata.write(new, update_sdata_path=False)
+    with quiet():
+        sdata.write(new, update_sdata_path=False)
     if path.exists():
         path.rename(old)
     new.rename(path)
@@ -125,11 +130,25 @@ def open_section(path: Path) -> SpatialData:
     if not path.exists():
         raise DataError(f"no section at '{path}'. Run the stage that writes it first (soscope prepare).")
     try:
-        sdata = read_zarr(path)
+        with quiet():
+            sdata = read_zarr(path)
     except Exception as error:
         raise DataError(f"'{path}' cannot be read as SpatialData zarr ({error}). Delete it and prepare again.") from error
     facts(sdata)
     return sdata
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence notes of the file libraries that a user can do nothing about; errors still come through."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _channels(image: np.ndarray) -> list[str]:

@@ -117,5 +117,6 @@ def write_h5ad(sdata: SpatialData, modality: str, file: Path) -> None:
     table.uns["spatial"] = {facts["section"]: {"images": images, "scalefactors": scale}}
     table.uns["soscope"] = {k: str(v) for k, v in facts.items()}
     partial = file.with_name(file.name + ".partial")
-    table.write_h5ad(partial, compression="gzip")
+    with contract.quiet():
+        table.write_h5ad(partial, compression="gzip")
     partial.replace(file)

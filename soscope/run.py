@@ -78,7 +78,8 @@ def prepare(run: Run) -> None:
         contract.write_section(sdata, run.folder.prepared(source.name))
         if source.truth is not None:
             run.folder.truth(source.name).parent.mkdir(exist_ok=True)
-            source.truth.write_h5ad(run.folder.truth(source.name))
+            with contract.quiet():
+                source.truth.write_h5ad(run.folder.truth(source.name))
         spots, subspots = len(sdata.shapes[contract.SPOTS]), len(sdata.shapes[contract.SUBSPOTS])
         console.print(f"  {source.name}: {spots:,} spots, {subspots:,} subspots")
 
@@ -173,7 +174,7 @@ def execute(cfg: Any, path: Path, force: tuple[str, ...] = ()) -> RunFolder:
     reader = make_reader(cfg.data.reader, dict(cfg.data.options))
     folder = RunFolder(path)
     inputs = _input_hashes(reader, cfg)
-    folder_is_new = not path.exists()
+    folder_is_new = not folder.config_file.is_file()
     folder.claim(cfg)
     if rank_zero_only.rank == 0:
         record(folder, cfg, inputs)

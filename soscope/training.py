@@ -19,6 +19,15 @@ from soscope.stage_module import StageModule
 log = logging.getLogger("soscope")
 
 
+class StageProgress(RichProgressBar):
+    """One bar that names the stage and shows the held-out loss."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Return the held-out loss alone, under a short name."""
+        value = trainer.callback_metrics.get(f"{getattr(pl_module, 'stage', '')}/held_out_loss")
+        return {} if value is None else {"held-out loss": f"{float(value):.2f}"}
+
+
 def fit_stage(
     cfg: Any, module: StageModule, data: SectionsDataModule, stage: Any, folder: Path, loggers: list[Any]
 ) -> None:
@@ -46,7 +55,7 @@ def fit_stage(
     if validate:
         callbacks.append(EarlyStopping(module.monitor, patience=stage.patience))
     if cfg.trainer.progress:
-        callbacks.append(RichProgressBar(leave=True))
+        callbacks.append(StageProgress())
     trainer = _trainer(cfg, stage, callbacks, loggers, folder, validate)
     last = folder / "last.ckpt"
     resume = last if last.is_file() else None

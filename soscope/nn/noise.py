@@ -34,8 +34,8 @@ def keyed_uniform(seed: int, step: int, stream: str, keys: Tensor, width: int) -
     start = _mix_int(_mix_int(_mix_int(seed) + step) + STREAMS[stream])
     row = _mix(keys + _signed(start))
     column = torch.arange(1, width + 1, device=keys.device, dtype=torch.int64) * _signed(_GOLDEN)
-    bits = _shift(_mix(row[:, None] + column), 40)
-    return (bits.to(torch.float32) + 0.5) * 2.0**-24
+    bits = _shift(_mix(row[:, None] + column), 41)  # 23 bits, so that adding a half is exact and 1 is never reached
+    return (bits.to(torch.float32) + 0.5) * 2.0**-23
 
 
 def keyed_normal(seed: int, step: int, stream: str, keys: Tensor, width: int) -> Tensor:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -55,7 +53,7 @@ class VisiumReader(Reader, name="visium"):
             if not file.is_file():
                 raise DataError(f"'{folder}': '{file}' is missing. Point data.path at a Space Ranger 'outs' folder.")
         scales = self._scales(folder)
-        with _quiet():
+        with contract.quiet():
             sdata = self._open(folder)
         table = sdata.tables["table"]
         section = folder.resolve().name
@@ -182,19 +180,3 @@ def _plain(table: AnnData) -> AnnData:
     obs = table.obs[["array_row", "array_col"]].astype(np.int64)
     keep = [c for c in ("gene_ids", "feature_types", "genome") if c in table.var]
     return AnnData(X=table.X.tocsr().astype(np.float32), obs=obs, var=table.var[keep].copy())
-
-
-class _quiet:  # noqa: N801
-    """Silence notes of the reading libraries that soscope's own checks repeat in full."""
-
-    def __enter__(self) -> None:
-        import warnings
-
-        self._warnings: Any = warnings.catch_warnings()
-        self._warnings.__enter__()
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *error: object) -> None:
-        logging.disable(logging.NOTSET)
-        self._warnings.__exit__(*error)

@@ -73,7 +73,7 @@ class Canvas:
         if self.image is not None:
             axes.imshow(self.image, alpha=1.0 if values is None else 0.55, interpolation="bilinear")
         if outlines is not None and values is not None:
-            shapes = PolyCollection(outlines, array=np.asarray(values), cmap=cmap, norm=norm, linewidths=0, alpha=0.9)
+            shapes = PolyCollection(outlines, array=np.asarray(values), cmap=cmap, norm=norm, linewidths=0.15, edgecolors="face")
             axes.add_collection(shapes)
             if label:
                 bar = axes.figure.colorbar(shapes, ax=axes, fraction=0.04, pad=0.02)

@@ -1,0 +1,86 @@
+"""What tests share: the real sections (or their absence), a tiny simulated section, and one trained run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from soscope.cli import conf_dir, main
+from soscope.config import register
+
+torch.set_num_threads(2)
+register()
+DATA = Path(os.environ.get("SOSCOPE_DATA") or Path(__file__).parents[2] / "shared" / "data")
+NO_DATA = f"real sections not found in '{DATA}' (set SOSCOPE_DATA): tests marked 'real' are left out"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if DATA.is_dir():
+        return
+    real = [item for item in items if item.get_closest_marker("real")]
+    items[:] = [item for item in items if not item.get_closest_marker("real")]
+    config.hook.pytest_deselected(items=real)
+
+
+def pytest_report_header() -> str:
+    return f"real sections: {DATA}" if DATA.is_dir() else NO_DATA
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    return DATA
+
+
+TINY = ["data.options.rows=10", "data.options.columns=8", "data.features=12", "trainer.progress=false", "debug=fast"]
+"""Overrides of a run that trains for seconds."""
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def compose() -> Callable[..., DictConfig]:
+    """Compose a config as the command line would, without a job."""
+
+    def make(*overrides: str, name: str = "train") -> DictConfig:
+        from hydra import compose, initialize_config_dir
+
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose(name, overrides=[*TINY, *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def soscope() -> Callable[..., int]:
+    """Run the command line in this process; returns its exit status."""
+
+    def run(*words: object) -> int:
+        try:
+            main([str(w) for w in words])
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, soscope: Callable[..., int], cache: Path) -> Path:
+    """One finished run on a tiny simulated section."""
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert soscope("train", *TINY, f"image.cache={cache}", f"hydra.run.dir={folder}") == 0
+    return folder
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

@@ -1,0 +1,181 @@
+"""Sections, tiles and the model's parts on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from soscope import contract
+from soscope.build import build_finetune, build_pretrain
+from soscope.data.module import SectionsDataModule
+from soscope.data.section import Section, interpolation_weights
+from soscope.data.tiles import Tile, make_tile
+from soscope.enhance import split_tile
+from soscope.likelihoods import make_likelihood
+from soscope.nn.parent import Parent
+from soscope.prepare.graphs import Graph
+from soscope.prepare.pipeline import prepare_sections
+from soscope.read import DemoReader
+from soscope.split import Split, conservation_error
+
+
+@pytest.fixture(scope="module")
+def section(compose: Callable, cache: Path) -> Section:
+    raw = DemoReader(rows=12, columns=9).read(None, 0).sdata
+    return Section.from_sdata(prepare_sections(compose(f"image.cache={cache}"), [raw])[0], ["rna"])
+
+
+def module_of(section: Section, cfg: object, tiles: list[Tile] | None = None) -> SectionsDataModule:
+    data = SectionsDataModule([], ["rna"], cfg.model.z_width, 3)  # type: ignore[attr-defined]
+    data.sections, data.tiles = [section], tiles or [make_tile(section, z_width=cfg.model.z_width)]  # type: ignore[attr-defined]
+    return data
+
+
+def relabelled(section: Section, order: np.ndarray) -> Section:
+    """The same section with its spots in another order, subspots as they were."""
+    new = np.empty(len(order), dtype=int)
+    new[order] = np.arange(len(order))
+    profiles = {
+        m: replace(p, x=p.x[order], library_size=p.library_size[order]) for m, p in section.modalities.items()
+    }
+    return replace(
+        section,
+        spots=[section.spots[i] for i in order],
+        modalities=profiles,
+        parent=new[section.parent],
+        xy_um=section.xy_um[order],
+        spot_graph=Graph(new[section.spot_graph.edges], section.spot_graph.weight),
+    )
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_relabelling_spots_permutes_the_output(section: Section, compose: Callable, stage: str) -> None:
+    cfg = compose()
+    model = (build_pretrain if stage == "pretrain" else build_finetune)(cfg, module_of(section, cfg)).double()
+    order = np.random.default_rng(0).permutation(section.n_spots)
+    here, there = (as_double(make_tile(s)) for s in (section, relabelled(section, order)))
+    for name, value in model.losses(here, 5).items():
+        torch.testing.assert_close(value, model.losses(there, 5)[name], rtol=1e-9, atol=1e-9)
+    if stage == "finetune":
+        a, b = (split_tile(model, t)[0]["rna"].mean for t in (here, there))
+        np.testing.assert_allclose(a.toarray(), b.toarray(), rtol=1e-8)
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_reconstruction_and_kl_of_tiles_add_up_to_the_sections(compose: Callable, cache: Path, stage: str) -> None:
+    cfg = compose(f"image.cache={cache}")
+    raw = DemoReader(rows=6, columns=28).read(None, 0).sdata
+    section = Section.from_sdata(prepare_sections(cfg, [raw])[0], ["rna"])
+    model = (build_pretrain if stage == "pretrain" else build_finetune)(cfg, module_of(section, cfg)).double()
+    whole = model.losses(as_double(make_tile(section)), 3)
+    west = np.flatnonzero(section.xy_um[:, 0] < np.median(section.xy_um[:, 0]))
+    east = np.setdiff1d(np.arange(section.n_spots), west)
+    tiles = [as_double(make_tile(section, core=core)) for core in (west, east)]
+    assert all(len(t.keys) < section.n_spots for t in tiles), "the halo must not be the whole section for this to test tiles"
+    parts = [model.losses(t, 3) for t in tiles]
+    for name in ("reconstruction", "kl"):
+        torch.testing.assert_close(parts[0][name] + parts[1][name], whole[name], rtol=1e-9, atol=1e-9)
+
+
+def as_double(tile: Tile) -> Tile:
+    def up(value: object) -> object:
+        if isinstance(value, dict):
+            return {k: up(v) for k, v in value.items()}
+        return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+    return Tile(**{k: up(v) for k, v in vars(tile).items()})
+
+
+def test_held_out_spots_are_the_same_in_both_stages_and_never_seen(section: Section, compose: Callable) -> None:
+    cfg = compose()
+    data = module_of(section, cfg)
+    tile = data.tiles[0]
+    pre, fine = build_pretrain(cfg, data), build_finetune(cfg, data)
+    held = pre.held_out(tile)
+    assert 0 < held.sum() < 0.3 * len(held)
+    assert torch.equal(held, fine.held_out(tile))
+    changed = replace(tile, profiles={"rna": torch.where(held[:, None], 900.0, tile.profiles["rna"])})
+    for module in (pre, replace_graph_weight(fine)):
+        for name in ("reconstruction", "kl"):
+            torch.testing.assert_close(module.losses(tile, 2)[name], module.losses(changed, 2)[name])
+
+
+def replace_graph_weight(module: torch.nn.Module) -> torch.nn.Module:
+    module.settings = replace(module.settings, graph_weight=0.0)
+    return module
+
+
+def test_empty_and_isolated_spots_are_accepted(section: Section, compose: Callable) -> None:
+    cfg = compose()
+    x = section.modalities["rna"].x.tolil()
+    x[:3] = 0
+    size = section.modalities["rna"].library_size.copy()
+    size[:3] = 0
+    nowhere = Graph(np.zeros((2, 0), dtype=np.int64), np.zeros(0, dtype=np.float32))
+    bare = replace(
+        section,
+        modalities={"rna": replace(section.modalities["rna"], x=x.tocsr(), library_size=size)},
+        spot_graph=nowhere,
+    )
+    data = module_of(bare, cfg)
+    for module in (build_pretrain(cfg, data), build_finetune(cfg, data)):
+        loss = module.losses(data.tiles[0], 0)["loss"]
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
+
+
+def test_subspots_under_no_spot_are_delivered_from_the_prior_and_left_out_of_sums(section: Section, compose: Callable) -> None:
+    cfg = compose()
+    parent = section.parent.copy()
+    parent[::5] = -1
+    ragged = replace(section, parent=parent)
+    data = module_of(ragged, cfg)
+    tile = data.tiles[0]
+    model = build_finetune(cfg, data)
+    assert torch.isfinite(model.losses(tile, 0)["loss"])
+    split = split_tile(model, tile)[0]["rna"]
+    has = np.isin(np.arange(section.n_spots), parent)
+    observed = section.modalities["rna"].x[has]
+    assert conservation_error(split, section.modalities["rna"].x, Parent(torch.from_numpy(parent), section.n_spots)) < 1e-6
+    assert observed.shape[0] == section.n_spots
+    assert (split.mean.toarray()[::5] > 0).all()
+
+
+def test_interpolation_weights_follow_the_bumps() -> None:
+    spots, subspots = np.array([[0.0, 0], [100, 0]]), np.array([[0.0, 0], [50, 0], [5000, 0]])
+    m, n, w = interpolation_weights(spots, subspots, np.array([0, 0, -1]), 50.0)
+    dense = np.zeros((3, 2))
+    dense[m, n] = w
+    ratio = np.exp(-0.5 * 4)
+    np.testing.assert_allclose(dense, [[1 / (1 + ratio), ratio / (1 + ratio)], [0.5, 0.5], [0, 0]], rtol=1e-6)
+    m, n, w = interpolation_weights(spots, subspots, np.array([0, 1, -1]), 0.0)
+    assert (m.tolist(), n.tolist()) == ([0, 1], [0, 1])
+
+
+def test_splits_refuse_layers_of_another_shape() -> None:
+    with pytest.raises(ValueError, match="sd has shape"):
+        Split(mean=np.zeros((4, 2)), sd=np.zeros((4, 3)))
+
+
+def test_copy_down_of_counts_and_averages() -> None:
+    parent = Parent(torch.tensor([0, 0, 1, -1]), 2)
+    x = torch.tensor([[8.0], [3.0]])
+    assert make_likelihood("nb", 1).copy_down(x, parent).ravel().tolist() == [4, 4, 3, 0]
+    assert make_likelihood("gaussian", 1).copy_down(x, parent).ravel().tolist() == [8, 8, 3, 0]
+
+
+def test_sections_with_other_features_are_refused(trained: Path, tmp_path: Path) -> None:
+    sdata = contract.open_section(trained / "prepared" / "demo.zarr")
+    for i, name in enumerate(("a", "b")):
+        table = sdata.tables["rna"][:, i:].copy()
+        sdata.tables["rna"] = table
+        contract.write_section(sdata, tmp_path / f"{name}.zarr")
+    data = SectionsDataModule([tmp_path / "a.zarr", tmp_path / "b.zarr"], ["rna"], 0.5, 1)
+    with pytest.raises(Exception, match="different features"):
+        data.setup()

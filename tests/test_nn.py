@@ -1,0 +1,117 @@
+"""Sums over subspots, keyed noise, graph terms, KL: each against its definition."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch.distributions import Normal, kl_divergence
+from torch.nn.functional import binary_cross_entropy
+
+from soscope.nn.gaussian import Latent
+from soscope.nn.graph_terms import graph_cross_entropy
+from soscope.nn.noise import keyed_mask, keyed_normal, keyed_uniform, spot_keys
+from soscope.nn.parent import Parent
+from soscope.nn.schedule import exponential
+
+
+def test_parent_sums_with_and_without_the_fast_path() -> None:
+    values = torch.randn(12, 3)
+    regular = torch.arange(4).repeat_interleave(3)
+    shuffled = regular[torch.tensor([3, 1, 2, 0, 4, 5, 6, 9, 8, 7, 10, 11])]
+    for index in (regular, shuffled):
+        parent = Parent(index, 4)
+        expected = torch.stack([values[index == n].sum(0) for n in range(4)])
+        torch.testing.assert_close(parent.sum(values), expected)
+        torch.testing.assert_close(parent.mean(values), expected / 3)
+        torch.testing.assert_close(parent.gather(expected), expected[index])
+
+
+def test_parent_leaves_out_subspots_under_no_spot() -> None:
+    parent = Parent(torch.tensor([0, -1, 2, 2]), 4)
+    torch.testing.assert_close(parent.sum(torch.ones(4, 1)), torch.tensor([[1.0], [0], [2], [0]]))
+    assert parent.gather(torch.full((4, 1), 7.0))[1] == 0
+    with pytest.raises(ValueError, match="parent must lie"):
+        Parent(torch.tensor([0, 4]), 4)
+
+
+def test_noise_depends_on_the_key_and_not_on_order_or_company() -> None:
+    keys = spot_keys("liver", ["a", "b", "c", "d"])
+    alone = spot_keys("liver", ["c"])
+    whole = keyed_normal(3, 17, "z", keys, 5)
+    torch.testing.assert_close(whole[2:3], keyed_normal(3, 17, "z", alone, 5))
+    for other in (keyed_normal(4, 17, "z", keys, 5), keyed_normal(3, 18, "z", keys, 5), keyed_normal(3, 17, "mask", keys, 5)):
+        assert not torch.isclose(whole, other).any()
+
+
+def test_noise_has_the_distribution_it_claims() -> None:
+    keys = spot_keys("s", map(str, range(2000)))
+    uniform = keyed_uniform(0, 0, "z", keys, 50)
+    assert 0 < uniform.min()
+    assert uniform.max() < 1
+    assert stats.kstest(uniform.ravel().numpy(), "uniform").pvalue > 1e-3
+    normal = keyed_normal(0, 1, "z", keys, 50)
+    assert torch.isfinite(normal).all()
+    assert stats.kstest(normal.ravel().numpy(), "norm").pvalue > 1e-3
+    assert abs(np.corrcoef(normal.numpy().T) - np.eye(50)).max() < 0.12
+    assert keyed_mask(0, 0, "mask", keys, 0.3).float().mean() == pytest.approx(0.3, abs=0.04)
+
+
+def dense_definition(vectors: list[torch.Tensor], edges: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    n = len(vectors[0])
+    target = torch.eye(n, dtype=torch.float64)
+    target[edges[0], edges[1]] = weight
+    none = torch.ones(n, n, dtype=torch.float64)
+    for v in vectors:
+        none = none * (1 - torch.sigmoid(v @ v.T))
+    return binary_cross_entropy(1 - none, target)
+
+
+@pytest.fixture
+def graph() -> tuple[torch.Tensor, torch.Tensor]:
+    i = torch.arange(29)
+    edges = torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i])], 1)
+    return edges, torch.rand(58, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("n_modalities", [1, 2, 3])
+def test_blockwise_graph_term_and_gradient_equal_the_dense_definition(n_modalities: int, graph: tuple) -> None:
+    vectors = [torch.randn(30, 4, dtype=torch.float64, requires_grad=True) for _ in range(n_modalities)]
+    dense = dense_definition(vectors, *graph)
+    ours = graph_cross_entropy(vectors, *graph, block=7)
+    torch.testing.assert_close(ours, dense)
+    for a, b in zip(torch.autograd.grad(ours, vectors), torch.autograd.grad(dense, vectors), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_sampled_graph_term_is_unbiased(graph: tuple) -> None:
+    vectors = [torch.randn(30, 4, dtype=torch.float64)]
+    exact = graph_cross_entropy(vectors, *graph)
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack(
+        [graph_cross_entropy(vectors, *graph, n_pairs=200, draw=lambda n: torch.rand(n, 2, generator=generator)) for _ in range(400)]
+    )
+    assert abs(draws.mean() - exact) < 4 * draws.std() / 20
+    assert draws.std() > 0
+
+
+def test_graph_term_survives_extreme_vectors(graph: tuple) -> None:
+    for size in (0.0, 1e-6, 40.0):
+        v = (torch.randn(30, 4) * size).requires_grad_()
+        loss = graph_cross_entropy([v], graph[0], graph[1].float())
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert torch.isfinite(v.grad).all()
+
+
+def test_kl_equals_torch() -> None:
+    mean, scale = torch.randn(6, 5), torch.rand(6, 5) + 0.1
+    expected = kl_divergence(Normal(mean, scale), Normal(0, 1)).sum(1)
+    torch.testing.assert_close(Latent(mean, scale).kl(), expected)
+
+
+def test_exponential_schedule() -> None:
+    at = [exponential(s, 1e-2, 1.0, 100, delay=10) for s in (0, 10, 60, 110, 500)]
+    assert at == pytest.approx([1e-2, 1e-2, 1e-1, 1.0, 1.0])
+    assert exponential(5, 0.0, 1.0, 10) == pytest.approx(0.5)

@@ -1,0 +1,151 @@
+"""Readers: folders in their real layout, real sections, and what each kind of bad input says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from space_ranger import write_folder
+
+from soscope import contract
+from soscope.errors import ConfigError, DataError
+from soscope.read import DemoReader, VisiumReader, make_reader
+
+
+@pytest.mark.parametrize("layout", [{}, {"header": True}, {"mtx": True}, {"lowres_only": True}])
+def test_space_ranger_layouts_give_the_section_that_was_written(tmp_path: Path, layout: dict) -> None:
+    folder = write_folder(tmp_path / "section a", **layout)
+    raw = VisiumReader().read(folder, 0)
+    expected = DemoReader(rows=10, columns=8, n_features=40).read(None, 0).sdata
+    table, reference = raw.sdata.tables["rna"], expected.tables["rna"]
+    assert raw.name == "section a"
+    np.testing.assert_array_equal(table.X.toarray(), reference.X.toarray())
+    scale = 0.5 if layout.get("lowres_only") else 1
+    np.testing.assert_allclose(table.obsm["spatial"], reference.obsm["spatial"] * scale, atol=0.02)
+    np.testing.assert_array_equal(table.obs["array_col"], reference.obs["array_col"])
+    if not layout.get("lowres_only"):
+        np.testing.assert_array_equal(contract.image_of(raw.sdata), contract.image_of(expected))
+
+
+def test_rna_and_protein_are_parted_by_feature_type(tmp_path: Path) -> None:
+    raw = VisiumReader().read(write_folder(tmp_path / "s", protein=True), 0)
+    assert raw.sdata.tables["rna"].n_vars == 40
+    assert raw.sdata.tables["protein"].var_names.tolist() == ["CD3", "CD8"]
+
+
+@pytest.mark.real
+def test_real_sections(data: Path) -> None:
+    muscle = VisiumReader().read(data / "visium_mouse_muscle_2dpi", 0).sdata
+    assert muscle.tables["rna"].shape == (982, 33217)
+    assert contract.image_of(muscle).shape == (3, 1963, 2000)
+    grid = VisiumReader().read(data / "grid50_human_breast", 0).sdata
+    assert grid.tables["rna"].shape == (2172, 36601)
+    assert contract.image_of(grid).shape == (3, 600, 600)
+
+
+def spoil_positions(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    file = folder / "spatial" / "tissue_positions_list.csv"
+    change(pd.read_csv(file, header=None)).to_csv(file, header=False, index=False)
+
+
+def test_missing_parts_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="not a folder.*Space Ranger"):
+        VisiumReader().read(tmp_path / "nowhere", 0)
+    for part, says in (
+        ("filtered_feature_bc_matrix.h5", "no count matrix"),
+        ("spatial/tissue_positions_list.csv", "no spot positions"),
+        ("spatial/scalefactors_json.json", "scalefactors_json.json' is missing"),
+    ):
+        folder = write_folder(tmp_path / part.replace("/", "_"))
+        (folder / part).unlink()
+        with pytest.raises(DataError, match=says):
+            VisiumReader().read(folder, 0)
+
+
+def test_truncated_matrix_and_images(tmp_path: Path) -> None:
+    for i, part in enumerate(("filtered_feature_bc_matrix.h5", "spatial/tissue_hires_image.png")):
+        file = write_folder(tmp_path / str(i)) / part
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+        with pytest.raises(DataError, match="truncated"):
+            VisiumReader().read(tmp_path / str(i), 0)
+
+
+def test_scale_factors_that_are_no_json_or_lack_a_number(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s")
+    file = folder / "spatial" / "scalefactors_json.json"
+    file.write_text("{")
+    with pytest.raises(DataError, match="not valid JSON"):
+        VisiumReader().read(folder, 0)
+    file.write_text(json.dumps({"tissue_hires_scalef": 1.0, "tissue_lowres_scalef": 1.0}))
+    with pytest.raises(DataError, match="no number for spot_diameter_fullres"):
+        VisiumReader().read(folder, 0)
+
+
+def test_barcodes_that_do_not_match(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s")
+    spoil_positions(folder, lambda t: pd.concat([t[0].str.replace("-", "_"), t.iloc[:, 1:]], axis=1))
+    with pytest.raises(DataError, match="barcodes.*have no position.*ACGT"):
+        VisiumReader().read(folder, 0)
+
+
+def test_no_spot_in_the_tissue(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s")
+    spoil_positions(folder, lambda t: pd.concat([t[[0]], t[[1]] * 0, t.iloc[:, 2:]], axis=1))
+    with pytest.raises(DataError, match="in_tissue = 1"):
+        VisiumReader().read(folder, 0)
+
+
+def test_image_smaller_than_the_spots_extent(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s")
+    file = folder / "spatial" / "tissue_hires_image.png"
+    image = Image.open(file)
+    image.crop((0, 0, image.width // 2, image.height)).save(file)
+    with pytest.raises(DataError, match="lie outside it.*cropped, or the scale factor"):
+        VisiumReader().read(folder, 0)
+
+
+def test_duplicated_spots(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s")
+    spoil_positions(folder, lambda t: pd.concat([t, t.iloc[:1]]))
+    with pytest.raises(DataError, match="more than one position"):
+        VisiumReader().read(folder, 0)
+    with h5py.File(folder / "filtered_feature_bc_matrix.h5", "a") as file:
+        file["matrix/barcodes"][1] = file["matrix/barcodes"][0]
+    with pytest.raises(DataError, match="more than once|more than one"):
+        VisiumReader().read(folder, 0)
+
+
+def test_unknown_reader_and_option_name_the_choices() -> None:
+    with pytest.raises(ConfigError, match="demo, visium"):
+        make_reader("cosmx", {})
+    with pytest.raises(ConfigError, match="counts_file, image_file"):
+        make_reader("visium", {"imagefile": "x"})
+
+
+def test_demo_is_a_function_of_its_seed_and_spots_are_sums_of_the_truth() -> None:
+    first, again, other = (DemoReader(rows=8, columns=6, seed=s).read(None, 0) for s in (1, 1, 2))
+    counts = first.sdata.tables["rna"].X.toarray()
+    np.testing.assert_array_equal(counts, again.sdata.tables["rna"].X.toarray())
+    assert not np.array_equal(counts, other.sdata.tables["rna"].X.toarray()[: len(counts)])
+    truth = first.truth.X.toarray()
+    np.testing.assert_array_equal(truth.reshape(len(counts), 7, -1).sum(1), counts)
+
+
+def test_demo_is_honest_about_what_the_image_shows() -> None:
+    """Some features follow darkness or colour closely, others hardly at all."""
+    raw = DemoReader().read(None, 0)
+    image = contract.image_of(raw.sdata).astype(float)
+    x, y = np.asarray(raw.sdata.tables["rna"].obsm["spatial"]).round().astype(int).T
+    colour = np.stack([image[c, y + dy, x + dx] for c in range(3) for dy in (-4, 0, 4) for dx in (-4, 0, 4)], 1)
+    design = np.column_stack([colour, np.ones(len(x))])
+    profile = np.log1p(raw.sdata.tables["rna"].X.toarray())
+    fitted = design @ np.linalg.lstsq(design, profile, rcond=None)[0]
+    explained = 1 - (profile - fitted).var(0) / profile.var(0)
+    assert np.quantile(explained, 0.9) > 0.4
+    assert np.quantile(explained, 0.1) < 0.25
