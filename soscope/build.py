@@ -86,4 +86,5 @@ def _settings(cfg: Any, stage: Any, graph_weight: float) -> TrainingSettings:
         graph_weight=graph_weight,
         n_pairs=cfg.graph.n_pairs,
         learning_rate=stage.learning_rate,
+        dropout=cfg.objective.dropout,
     )

@@ -25,9 +25,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         verb, rest = _verb(words)
-        if not rest and not words:
-            rest = ["--help"]
-        _hydra(verb, rest)
+        errors = _hydra(verb, rest if words else ["--help"])
+        if len(errors) == 1:
+            raise errors[0]
+        if errors:
+            raise SoScopeError("\n".join(dict.fromkeys(f"{_explain(e)}" for e in errors)))
     except KeyboardInterrupt:
         _complain("Stopped. The same command goes on from the last finished epoch.")
         sys.exit(130)
@@ -56,8 +58,11 @@ def _verb(words: list[str]) -> tuple[str, list[str]]:
     return "train", words
 
 
-def _hydra(verb: str, rest: list[str]) -> None:
-    """Let Hydra compose the config of ``verb`` and run the job."""
+def _hydra(verb: str, rest: list[str]) -> list[Exception]:
+    """Let Hydra compose the config of ``verb`` and run the job, or the jobs of a sweep; returns the errors of jobs.
+
+    A job that fails does not take the rest of a sweep with it.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us instead of being printed in part
     import hydra
 
@@ -65,13 +70,18 @@ def _hydra(verb: str, rest: list[str]) -> None:
 
     register()
     original = sys.argv
+    errors: list[Exception] = []
 
     def job(cfg: Any) -> None:
         sys.argv = original  # Lightning's DDP children replay it
-        _job(verb, cfg)
+        try:
+            _job(verb, cfg)
+        except Exception as error:
+            errors.append(error)
 
     with _arguments([original[0], *rest]):
         hydra.main(version_base="1.3", config_path=str(conf_dir()), config_name=verb)(job)()
+    return errors
 
 
 @contextmanager

@@ -82,7 +82,7 @@ class ImageConfig:
     patch_width_um: float | None = None
     input_px: int = 96
     batch_size: int = 64
-    n_components: int = 64
+    n_components: int = 32
     cache: str | None = None
     weight: float = 1.0
 
@@ -112,6 +112,7 @@ class ObjectiveConfig:
     name: str = MISSING
     beta: BetaConfig = field(default_factory=BetaConfig)
     mask_share: float = 0.3
+    dropout: float = 0.5
 
 
 @dataclass
@@ -244,6 +245,7 @@ def check(cfg: DictConfig) -> None:
     _one_of("objective.name", [cfg.objective.name], ("exact",))
     _between("data.held_out", cfg.data.held_out, 0.0, 0.5)
     _between("objective.mask_share", cfg.objective.mask_share, 0.0, 0.9)
+    _between("objective.dropout", cfg.objective.dropout, 0.0, 0.9)
     _between("graph.similarity_scale", cfg.graph.similarity_scale, 1.0 + 1e-6, math.inf)
     _between("image.weight", cfg.image.weight, 0.0, math.inf)
     _between("split.subspots", cfg.split.subspots, 2, 10_000)

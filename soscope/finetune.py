@@ -12,6 +12,7 @@ from soscope.likelihoods import Likelihood
 from soscope.nn.decoder import SubspotDecoder
 from soscope.nn.encoder import GraphEncoder
 from soscope.nn.graph_terms import graph_cross_entropy
+from soscope.nn.noise import keyed_dropout
 from soscope.stage_module import StageModule, TrainingSettings
 
 
@@ -32,9 +33,14 @@ class SpatialVAE(StageModule):
         super().__init__("finetune", encoder, likelihoods, settings)
         self.decoder = decoder
 
-    def decode(self, tile: Tile, z: Tensor) -> dict[str, dict[str, Tensor]]:
+    def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, dict[str, Tensor]]:
         """Return likelihood parameters of subspots."""
-        raw = self.decoder(z, tile.image_features, tile.at)
+        s = self.settings
+
+        def drop(values: Tensor, stream: str) -> Tensor:
+            return keyed_dropout(values, s.seed, step or 0, stream, tile.subspot_keys, s.dropout)
+
+        raw = self.decoder(z, tile.image_features, tile.at, None if step is None else drop)
         return {m: self.likelihoods[m].parameters_of(r) for m, r in raw.items()}  # type: ignore[operator]
 
     def spot_log_prob(self, tile: Tile, decoded: dict[str, dict[str, Tensor]]) -> Tensor:

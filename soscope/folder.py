@@ -69,7 +69,12 @@ class RunFolder:
                     "out to get one of its own."
                 )
         self.path.mkdir(parents=True, exist_ok=True)
-        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(ours)))
+        if not self.config_file.is_file():
+            self.keep(cfg)
+
+    def keep(self, cfg: Any) -> None:
+        """Write the resolved config; also at the end of a run that came back, since enhance and report may be set anew."""
+        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
 
     def config(self) -> DictConfig:
         """Return the config of a folder that holds a run."""

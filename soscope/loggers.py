@@ -85,10 +85,14 @@ def _wandb(cfg: Any, folder: Path) -> list[Any]:
 LOGGERS: dict[str, Callable[[Any, Path], list[Any]]] = {"csv": _no_more, "wandb": _wandb}
 
 
-def make_loggers(cfg: Any, folder: Path) -> list[Any]:
-    """Return the loggers of a run; an unknown kind raises `ConfigError` with the choices."""
+def check_logger(cfg: Any) -> None:
+    """Raise `ConfigError` with the choices for an unknown kind of logger."""
     if cfg.logger.kind not in LOGGERS:
         raise ConfigError(f"logger.kind={cfg.logger.kind} is unknown. Choose from: {', '.join(LOGGERS)}.")
+
+
+def make_loggers(cfg: Any, folder: Path) -> list[Any]:
+    """Return the loggers of a run: the table of metrics, and what ``logger.kind`` adds."""
     return [MetricsTable(folder / "metrics.csv"), *LOGGERS[cfg.logger.kind](cfg, folder)]
 
 

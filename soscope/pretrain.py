@@ -27,7 +27,7 @@ class GraphAutoencoder(StageModule):
         super().__init__("pretrain", encoder, likelihoods, settings)
         self.decoder = decoder
 
-    def decode(self, tile: Tile, z: Tensor) -> dict[str, dict[str, Tensor]]:
+    def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, dict[str, Tensor]]:
         """Return likelihood parameters of spots."""
         return {m: self.likelihoods[m].parameters_of(raw) for m, raw in self.decoder(z).items()}  # type: ignore[operator]
 

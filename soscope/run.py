@@ -26,7 +26,7 @@ from soscope.errors import ConfigError
 from soscope.finetune import SpatialVAE
 from soscope.folder import RunFolder
 from soscope.likelihoods import Likelihood, make_likelihood
-from soscope.loggers import finish, log_images, make_loggers
+from soscope.loggers import check_logger, finish, log_images, make_loggers
 from soscope.model_file import load_module, save_module
 from soscope.prepare.pipeline import prepare_sections
 from soscope.provenance import record
@@ -168,6 +168,7 @@ def execute(cfg: Any, path: Path, force: tuple[str, ...] = ()) -> RunFolder:
         One of its kinds, before anything earlier is touched, for settings or data that cannot be used.
     """
     check(cfg)
+    check_logger(cfg)
     _check_devices(cfg)
     for modality in cfg.model.modalities.values():
         make_likelihood(modality.likelihood, 1, **dict(modality.options))
@@ -187,6 +188,7 @@ def execute(cfg: Any, path: Path, force: tuple[str, ...] = ()) -> RunFolder:
             _stage(run, stage, stage in force)
     finally:
         finish(run.loggers)
+    folder.keep(cfg)
     _say_where(run)
     return folder
 

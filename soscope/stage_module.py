@@ -49,6 +49,8 @@ class TrainingSettings:
         Pairs of that term: ``None`` by size, 0 exact, otherwise sampled.
     learning_rate
         Adam's.
+    dropout
+        Share of image features and hidden units dropped per subspot and step.
     """
 
     seed: int = 0
@@ -58,6 +60,7 @@ class TrainingSettings:
     graph_weight: float = 1.0
     n_pairs: int | None = None
     learning_rate: float = 1e-3
+    dropout: float = 0.5
 
 
 class StageModule(pl.LightningModule, ABC):
@@ -89,8 +92,8 @@ class StageModule(pl.LightningModule, ABC):
         return f"{self.stage}/held_out_loss"
 
     @abstractmethod
-    def decode(self, tile: Tile, z: Tensor) -> dict[str, dict[str, Tensor]]:
-        """Return likelihood parameters per modality."""
+    def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, dict[str, Tensor]]:
+        """Return likelihood parameters per modality; a ``step`` means training, with that step's dropout."""
 
     @abstractmethod
     def spot_log_prob(self, tile: Tile, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
@@ -118,7 +121,7 @@ class StageModule(pl.LightningModule, ABC):
         masked = keyed_mask(s.seed, step, "mask", tile.keys, s.mask_share)
         latent = self.encode(tile, ~(held | masked))
         z = latent.sample(keyed_normal(s.seed, step, "z", tile.keys, latent.mean.shape[1]))
-        decoded = self.decode(tile, z)
+        decoded = self.decode(tile, z, step)
         counts = (tile.core & ~held).to(z.dtype) / tile.n_section_spots
         terms = {
             "reconstruction": -(self.spot_log_prob(tile, decoded) * counts).sum(),

@@ -49,7 +49,7 @@ def fit_stage(
         save_last=True,
         save_top_k=1,
         enable_version_counter=False,
-        save_on_train_epoch_end=not validate,
+        save_on_train_epoch_end=True,  # after early stopping has counted, so that a resumed run counts on
     )
     callbacks: list[Callback] = [best]
     if validate:

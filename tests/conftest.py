@@ -54,7 +54,9 @@ def compose() -> Callable[..., DictConfig]:
         from hydra import compose, initialize_config_dir
 
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            return compose(name, overrides=[*TINY, *overrides])
+            simulated = not any(o.startswith("data=") and o != "data=demo" for o in overrides)
+            tiny = [o for o in TINY if simulated or "options" not in o]
+            return compose(name, overrides=[*tiny, *overrides])
 
     return make
 

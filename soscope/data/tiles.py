@@ -12,7 +12,7 @@ from torch import Tensor
 
 from soscope.data.section import Section, interpolation_weights
 from soscope.nn.interpolation import Interpolation
-from soscope.nn.noise import spot_keys
+from soscope.nn.noise import row_keys, spot_keys
 from soscope.nn.parent import Parent
 
 GRAPH_LAYERS = 3
@@ -27,7 +27,7 @@ class Tile:
     section
         Index of the section in the run.
     keys
-        Hash of every spot's name, the id its random numbers hang on, ``(n_spots,)``.
+        Hash of every spot's name, the id its random numbers hang on, ``(n_spots,)``; ``subspot_keys`` the same for subspots.
     core
         Spots whose terms count, boolean ``(n_spots,)``; ``subspot_core`` the same for subspots.
     rows, subspot_rows
@@ -46,6 +46,7 @@ class Tile:
 
     section: int
     keys: Tensor
+    subspot_keys: Tensor
     core: Tensor
     subspot_core: Tensor
     rows: Tensor
@@ -103,6 +104,7 @@ def make_tile(
     return Tile(
         section=index,
         keys=spot_keys(section.name, names),
+        subspot_keys=row_keys(section.name, torch.from_numpy(sub_rows)),
         core=torch.from_numpy(is_core),
         subspot_core=torch.from_numpy(np.where(parent >= 0, is_core[parent], True)),
         rows=torch.from_numpy(rows),

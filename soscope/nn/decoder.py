@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
 from soscope.nn.interpolation import Interpolation
+
+
+Drop = Callable[[Tensor, str], Tensor]
 
 
 class Heads(nn.Module):
@@ -77,7 +79,9 @@ class SubspotDecoder(nn.Module):
         self.blocks = nn.Sequential(ResidualBlock(n_hidden), ResidualBlock(n_hidden))
         self.heads = Heads(n_hidden, sizes)
 
-    def forward(self, z: Tensor, image_features: Tensor, at: Interpolation) -> dict[str, Tensor]:
+    def forward(
+        self, z: Tensor, image_features: Tensor, at: Interpolation, drop: Drop | None = None
+    ) -> dict[str, Tensor]:
         """Return unconstrained parameters of subspots per modality.
 
         Parameters
@@ -88,8 +92,13 @@ class SubspotDecoder(nn.Module):
             Features of subspots, ``(n_subspots, n_image)``.
         at
             How z continues from spots to subspots.
+        drop
+            ``drop(values, stream)`` thins image features and the last hidden layer out in training.
         """
+        if drop is not None:
+            image_features = drop(image_features, "drop_image")
         h = at(self.from_z(z) - self.from_z.bias) + self.from_z.bias
         if self.from_image is not None:
             h = h + self.from_image(image_features)
-        return self.heads(self.blocks(torch.as_tensor(h)))
+        h = self.blocks(h)
+        return self.heads(h if drop is None else drop(h, "drop_hidden"))

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-STREAMS = {"z": 1, "mask": 2, "held_out": 3, "pairs": 4}
+STREAMS = {"z": 1, "mask": 2, "held_out": 3, "pairs": 4, "drop_image": 5, "drop_hidden": 6}
 """One stream for each use, so that two uses at one step never share numbers."""
 
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -47,6 +47,19 @@ def keyed_normal(seed: int, step: int, stream: str, keys: Tensor, width: int) ->
 def keyed_mask(seed: int, step: int, stream: str, keys: Tensor, share: float) -> Tensor:
     """Choose each id independently with probability ``share``, boolean of shape ``(len(keys),)``."""
     return keyed_uniform(seed, step, stream, keys, 1)[:, 0] < share
+
+
+def keyed_dropout(values: Tensor, seed: int, step: int, stream: str, keys: Tensor, share: float) -> Tensor:
+    """Set each entry of ``(len(keys), width)`` to zero with probability ``share``, scaling the others up to match."""
+    if not share:
+        return values
+    kept = keyed_uniform(seed, step, stream, keys, values.shape[1]) >= share
+    return values * kept / (1 - share)
+
+
+def row_keys(section: str, rows: Tensor) -> Tensor:
+    """Return ids of a section's subspots by row, ``(len(rows),)``."""
+    return spot_keys(section, ["subspots"]) + rows
 
 
 def _signed(value: int) -> int:

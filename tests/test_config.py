@@ -1,0 +1,117 @@
+"""Every YAML composes and builds; unknown keys, wrong types and impossible combinations are refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from soscope.cli import conf_dir
+from soscope.config import check, fingerprint, resolved, run_name
+from soscope.errors import ConfigError
+from soscope.lattice import make_lattice
+from soscope.likelihoods import make_likelihood
+from soscope.loggers import LOGGERS
+from soscope.prepare.encoders import ENCODERS
+from soscope.prepare.panel import REPRESENTATIONS
+from soscope.read import make_reader
+
+CONF = conf_dir()
+OPTIONS = sorted(f"{f.parent.name}={f.stem}" for f in CONF.glob("*/*.yaml"))
+ROOTS = sorted(f.stem for f in CONF.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes_resolves_and_names_things_that_exist(option: str, compose: Callable) -> None:
+    cfg = compose(option, "data.path=somewhere")
+    plain = resolved(cfg)
+    check(cfg)
+    make_lattice(plain["platform"]["lattice"]).offsets(plain["split"]["subspots"])
+    make_lattice(plain["platform"]["lattice"]).radius_of(plain["platform"]["n_neighbours"])
+    assert plain["image"]["encoder"] in ENCODERS
+    assert plain["logger"]["kind"] in LOGGERS
+    for modality in plain["model"]["modalities"].values():
+        make_likelihood(modality["likelihood"], 3, **modality["options"])
+        assert modality["representation"] in REPRESENTATIONS
+
+
+@pytest.mark.parametrize("data", sorted(f.stem for f in (CONF / "data").glob("*.yaml")))
+def test_every_data_option_fits_its_reader(data: str) -> None:
+    loaded = OmegaConf.to_container(OmegaConf.load(CONF / "data" / f"{data}.yaml"))
+    make_reader(loaded["reader"], loaded["options"])
+
+
+@pytest.mark.parametrize("root", ROOTS)
+def test_every_verb_has_a_root(root: str, compose: Callable) -> None:
+    assert compose("run=x", name=root).stages
+
+
+def test_run_name_follows_what_is_trained_and_nothing_else(compose: Callable) -> None:
+    first = compose()
+    assert run_name(first) == f"demo-nb-{fingerprint(first)}"
+    assert run_name(compose("logger=wandb", "report.n_features=2", "stages=[prepare]", "traceback=true")) == run_name(first)
+    assert run_name(compose("seed=1")) != run_name(first)
+    assert run_name(compose("data=visium", "data.path=[/x/liver,/x/kidney]")).startswith("liver+1-nb-")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["stages=[prepare,fly]"], "stages=fly is unknown.*prepare, pretrain"),
+        (["split.extent=disc"], "cell, spot"),
+        (["enhance.posterior=best"], "conditional, prior"),
+        (["data.held_out=0.9"], "data.held_out=0.9 must lie between 0 and 0.5"),
+        (["graph.similarity_scale=1"], "similarity_scale"),
+        (["split.extent=spot", "platform.spot_diameter_um=null"], "needs platform.spot_diameter_um"),
+        (["model.n_heads=3"], "must divide"),
+        (["data=visium", "data.path=[/a/outs,/b/outs]"], "two sections 'outs'"),
+    ],
+)
+def test_values_that_cannot_run(overrides: list[str], says: str, compose: Callable) -> None:
+    with pytest.raises(ConfigError, match=says):
+        check(compose(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["model=zinb"], ["zinb", "gaussian", "nb", "poisson"]),
+        (["data.feature=3"], ["data.feature", "Did you mean 'features'?"]),
+        (["sede=3"], ["sede", "Did you mean 'seed'?"]),
+        (["seed=abc"], ["seed", "abc", "int"]),
+        (["trian"], ["'trian' is no verb", "Did you mean 'train'?"]),
+        (["data=visium", "platform=visium"], ["data.path=FOLDER"]),
+        (["data.path=my folder (1)"], ["quoted twice"]),
+        (["report"], ["run"]),
+        (["report", "run=/nowhere"], ["/nowhere", "holds no run"]),
+        (["trainer=gpu"], ["no CUDA device", "trainer=cpu"]),
+        (["trainer=ddp"], ["one training unit per section", "trainer.devices=1"]),
+        (["-m", "trainer=ddp", "seed=0,1"], ["ddp_spawn"]),
+        (["logger.kind=mlflow"], ["mlflow", "csv, wandb"]),
+        (["data.options.colour=3"], ["colour"]),
+    ],
+)
+def test_command_line_mistakes_get_one_clear_message(
+    words: list[str],
+    says: list[str],
+    soscope: Callable,
+    capsys: pytest.CaptureFixture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert soscope(*words) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    for part in says:
+        assert part in err
+    assert not list(tmp_path.glob("runs/*/*")), "nothing is written for a command that cannot run"
+
+
+def test_help_lists_verbs_and_groups(soscope: Callable, capsys: pytest.CaptureFixture) -> None:
+    assert soscope("--help") == 0
+    out = capsys.readouterr().out
+    for word in ("train", "prepare", "enhance", "report", "platform: ", "visium", "efficientnet_lite0", "--config-dir"):
+        assert word in out
