@@ -122,7 +122,7 @@ class StageConfig:
     max_epochs: int = 40
     steps_per_epoch: int = 25
     learning_rate: float = 1e-3
-    patience: int = 6
+    patience: int = 4
 
 
 @dataclass
@@ -178,7 +178,7 @@ class Config:
     graph: GraphConfig = field(default_factory=GraphConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     pretrain: StageConfig = field(default_factory=StageConfig)
-    finetune: StageConfig = field(default_factory=StageConfig)
+    finetune: StageConfig = field(default_factory=lambda: StageConfig(max_epochs=30, learning_rate=3e-3))
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     enhance: EnhanceConfig = field(default_factory=EnhanceConfig)

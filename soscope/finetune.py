@@ -60,8 +60,7 @@ class SpatialVAE(StageModule):
             residuals.append(e * tile.parent.assigned[:, None])
         return graph_cross_entropy(
             residuals,
-            tile.subspot_edges,
-            tile.subspot_weight,
+            tile.subspot_graph,
             core=tile.subspot_core,
             n_total=tile.n_section_subspots,
             n_pairs=self.settings.n_pairs,

@@ -145,7 +145,7 @@ class CountLikelihood(Likelihood):
         )
 
     def _mu(self, raw: Tensor) -> Tensor:
-        return (self.base + 8 * torch.tanh(raw[..., 0] / 8)).exp()
+        return (self.base + raw[..., 0].clamp(-8, 8)).exp()
 
     def mean(self, p: Params) -> Tensor:
         """Return the expected count."""

@@ -40,8 +40,7 @@ class GraphAutoencoder(StageModule):
         """Return the cross-entropy of sigmoid(z z^T) against the spot graph."""
         return graph_cross_entropy(
             [z],
-            tile.spot_edges,
-            tile.spot_weight,
+            tile.spot_graph,
             core=tile.core,
             n_total=tile.n_section_spots,
             n_pairs=self.settings.n_pairs,

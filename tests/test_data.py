@@ -18,6 +18,7 @@ from soscope.data.tiles import Tile, make_tile
 from soscope.enhance import split_tile
 from soscope.likelihoods import make_likelihood
 from soscope.nn.parent import Parent
+from soscope.nn.sparse import SparseMatrix
 from soscope.prepare.graphs import Graph
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import DemoReader
@@ -86,6 +87,8 @@ def as_double(tile: Tile) -> Tile:
     def up(value: object) -> object:
         if isinstance(value, dict):
             return {k: up(v) for k, v in value.items()}
+        if isinstance(value, SparseMatrix):
+            return value.double()
         return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
     return Tile(**{k: up(v) for k, v in vars(tile).items()})

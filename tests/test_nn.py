@@ -11,9 +11,10 @@ from torch.nn.functional import binary_cross_entropy
 
 from soscope.nn.gaussian import Latent
 from soscope.nn.graph_terms import graph_cross_entropy
-from soscope.nn.noise import keyed_mask, keyed_normal, keyed_uniform, spot_keys
+from soscope.nn.noise import keyed_dropout, keyed_mask, keyed_normal, keyed_uniform, spot_keys
 from soscope.nn.parent import Parent
 from soscope.nn.schedule import exponential
+from soscope.nn.sparse import SparseMatrix
 
 
 def test_parent_sums_with_and_without_the_fast_path() -> None:
@@ -58,10 +59,10 @@ def test_noise_has_the_distribution_it_claims() -> None:
     assert keyed_mask(0, 0, "mask", keys, 0.3).float().mean() == pytest.approx(0.3, abs=0.04)
 
 
-def dense_definition(vectors: list[torch.Tensor], edges: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def dense_definition(vectors: list[torch.Tensor], graph: SparseMatrix) -> torch.Tensor:
     n = len(vectors[0])
     target = torch.eye(n, dtype=torch.float64)
-    target[edges[0], edges[1]] = weight
+    target[graph.row, graph.col] = graph.weight
     none = torch.ones(n, n, dtype=torch.float64)
     for v in vectors:
         none = none * (1 - torch.sigmoid(v @ v.T))
@@ -69,40 +70,64 @@ def dense_definition(vectors: list[torch.Tensor], edges: torch.Tensor, weight: t
 
 
 @pytest.fixture
-def graph() -> tuple[torch.Tensor, torch.Tensor]:
+def graph() -> SparseMatrix:
     i = torch.arange(29)
     edges = torch.cat([torch.stack([i, i + 1]), torch.stack([i + 1, i])], 1)
-    return edges, torch.rand(58, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weight = torch.rand(58, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return SparseMatrix(edges[0], edges[1], weight, (30, 30))
 
 
 @pytest.mark.parametrize("n_modalities", [1, 2, 3])
-def test_blockwise_graph_term_and_gradient_equal_the_dense_definition(n_modalities: int, graph: tuple) -> None:
+def test_blockwise_graph_term_and_gradient_equal_the_dense_definition(n_modalities: int, graph: SparseMatrix) -> None:
     vectors = [torch.randn(30, 4, dtype=torch.float64, requires_grad=True) for _ in range(n_modalities)]
-    dense = dense_definition(vectors, *graph)
-    ours = graph_cross_entropy(vectors, *graph, block=7)
+    dense = dense_definition(vectors, graph)
+    ours = graph_cross_entropy(vectors, graph, block=7)
     torch.testing.assert_close(ours, dense)
     for a, b in zip(torch.autograd.grad(ours, vectors), torch.autograd.grad(dense, vectors), strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_sampled_graph_term_is_unbiased(graph: tuple) -> None:
+def test_sampled_graph_term_is_unbiased(graph: SparseMatrix) -> None:
     vectors = [torch.randn(30, 4, dtype=torch.float64)]
-    exact = graph_cross_entropy(vectors, *graph)
+    exact = graph_cross_entropy(vectors, graph)
     generator = torch.Generator().manual_seed(0)
     draws = torch.stack(
-        [graph_cross_entropy(vectors, *graph, n_pairs=200, draw=lambda n: torch.rand(n, 2, generator=generator)) for _ in range(400)]
+        [graph_cross_entropy(vectors, graph, n_pairs=200, draw=lambda n: torch.rand(n, 2, generator=generator)) for _ in range(400)]
     )
     assert abs(draws.mean() - exact) < 4 * draws.std() / 20
     assert draws.std() > 0
 
 
-def test_graph_term_survives_extreme_vectors(graph: tuple) -> None:
+def test_graph_term_survives_extreme_vectors(graph: SparseMatrix) -> None:
     for size in (0.0, 1e-6, 40.0):
         v = (torch.randn(30, 4) * size).requires_grad_()
-        loss = graph_cross_entropy([v], graph[0], graph[1].float())
+        loss = graph_cross_entropy([v], SparseMatrix(graph.row, graph.col, graph.weight.float(), graph.shape))
         loss.backward()
         assert torch.isfinite(loss)
         assert torch.isfinite(v.grad).all()
+
+
+def test_sparse_product_and_gradient_equal_the_dense_ones() -> None:
+    row, col = torch.tensor([2, 0, 0, 3]), torch.tensor([1, 2, 0, 1])
+    matrix = SparseMatrix(row, col, torch.tensor([1.0, 2, 3, 4]), (5, 3))
+    dense = torch.zeros(5, 3)
+    dense[row, col] = matrix.weight
+    x, weights = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4)
+    torch.testing.assert_close(matrix @ x, dense @ x)
+    ours, theirs = (torch.autograd.grad((y * weights).sum(), x)[0] for y in (matrix @ x, dense @ x))
+    torch.testing.assert_close(ours, theirs)
+    chosen = torch.tensor([True, False, True, True, True])
+    torch.testing.assert_close(matrix.rows(chosen) @ x, (dense * chosen[:, None]) @ x)
+
+
+def test_dropout_keeps_the_mean_and_follows_the_key() -> None:
+    keys = spot_keys("s", map(str, range(3000)))
+    values = torch.ones(3000, 30)
+    dropped = keyed_dropout(values, 0, 1, "drop_hidden", keys, 0.3)
+    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.7])
+    assert dropped.mean(0) == pytest.approx(np.ones(30), abs=0.08)
+    torch.testing.assert_close(dropped[5:9], keyed_dropout(values[5:9], 0, 1, "drop_hidden", keys[5:9], 0.3))
+    assert keyed_dropout(values, 0, 1, "drop_hidden", keys, 0.0) is values
 
 
 def test_kl_equals_torch() -> None:

@@ -11,9 +11,9 @@ from scipy import sparse
 from torch import Tensor
 
 from soscope.data.section import Section, interpolation_weights
-from soscope.nn.interpolation import Interpolation
 from soscope.nn.noise import row_keys, spot_keys
 from soscope.nn.parent import Parent
+from soscope.nn.sparse import SparseMatrix
 
 GRAPH_LAYERS = 3
 
@@ -36,10 +36,12 @@ class Tile:
         Per modality ``(n_spots, n_features)`` and ``(n_spots,)``.
     image_features
         ``(n_subspots, n_image)``.
-    spot_edges, spot_weight, subspot_edges, subspot_weight
-        Graphs among these spots and subspots.
+    spot_edges, spot_weight
+        Neighbours among these spots as the encoder takes them.
+    spot_graph, subspot_graph
+        Neighbours among these spots and subspots as sparse matrices.
     parent, at
-        Sums over a spot's subspots, and how z continues to subspots.
+        Sums over a spot's subspots, and the weights by which z continues to subspots.
     n_section_spots, n_section_subspots
         Sizes of the whole section, to which sums over tiles add up.
     """
@@ -56,10 +58,10 @@ class Tile:
     image_features: Tensor
     spot_edges: Tensor
     spot_weight: Tensor
-    subspot_edges: Tensor
-    subspot_weight: Tensor
+    spot_graph: SparseMatrix
+    subspot_graph: SparseMatrix
     parent: Parent
-    at: Interpolation
+    at: SparseMatrix
     n_section_spots: int
     n_section_subspots: int
 
@@ -114,10 +116,10 @@ def make_tile(
         image_features=torch.from_numpy(section.image_features[sub_rows]),
         spot_edges=spot_edges,
         spot_weight=spot_weight,
-        subspot_edges=sub_edges,
-        subspot_weight=sub_weight,
+        spot_graph=SparseMatrix(spot_edges[0], spot_edges[1], spot_weight, (len(rows), len(rows))),
+        subspot_graph=SparseMatrix(sub_edges[0], sub_edges[1], sub_weight, (len(sub_rows), len(sub_rows))),
         parent=Parent(torch.from_numpy(parent), len(rows)),
-        at=Interpolation(*(torch.from_numpy(part) for part in near), len(sub_rows)),
+        at=SparseMatrix(*(torch.from_numpy(part) for part in near), (len(sub_rows), len(rows))),
         n_section_spots=section.n_spots,
         n_section_subspots=section.n_subspots,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from torch import Tensor, nn
 from torch.nn.functional import elu
 
-from soscope.nn.interpolation import Interpolation
+from soscope.nn.sparse import SparseMatrix
 
 
 Drop = Callable[[Tensor, str], Tensor]
@@ -80,7 +80,7 @@ class SubspotDecoder(nn.Module):
         self.heads = Heads(n_hidden, sizes)
 
     def forward(
-        self, z: Tensor, image_features: Tensor, at: Interpolation, drop: Drop | None = None
+        self, z: Tensor, image_features: Tensor, at: SparseMatrix, drop: Drop | None = None
     ) -> dict[str, Tensor]:
         """Return unconstrained parameters of subspots per modality.
 
@@ -91,13 +91,13 @@ class SubspotDecoder(nn.Module):
         image_features
             Features of subspots, ``(n_subspots, n_image)``.
         at
-            How z continues from spots to subspots.
+            How z continues from spots to subspots: weights ``(n_subspots, n_spots)`` whose rows add up to one, or are empty.
         drop
             ``drop(values, stream)`` thins image features and the last hidden layer out in training.
         """
         if drop is not None:
             image_features = drop(image_features, "drop_image")
-        h = at(self.from_z(z) - self.from_z.bias) + self.from_z.bias
+        h = at @ (z @ self.from_z.weight.T) + self.from_z.bias
         if self.from_image is not None:
             h = h + self.from_image(image_features)
         h = self.blocks(h)

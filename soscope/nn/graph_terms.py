@@ -11,6 +11,7 @@ where ``k`` runs over modalities. With one modality ``log(expm1(softplus(s))) = 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -18,18 +19,19 @@ from torch import Tensor
 from torch.nn.functional import softplus
 from torch.utils.checkpoint import checkpoint
 
+from soscope.nn.sparse import SparseMatrix
+
 EXACT_UP_TO = 2048
 """Rows up to which the all-pairs sum is exact under ``n_pairs=None``."""
-DEFAULT_PAIRS = 32_768
-"""Sampled ordered pairs above that."""
+DEFAULT_PAIRS = 512 * 512
+"""Sampled ordered pairs above that: 512 random rows against 512 random columns."""
 
 PairDraw = Callable[[int], Tensor]
 
 
 def graph_cross_entropy(
     vectors: Sequence[Tensor],
-    edges: Tensor,
-    weight: Tensor,
+    graph: SparseMatrix,
     *,
     core: Tensor | None = None,
     n_total: int | None = None,
@@ -43,8 +45,8 @@ def graph_cross_entropy(
     ----------
     vectors
         One tensor per modality, shape ``(n, width)``.
-    edges, weight
-        Directed edges ``(2, n_edges)`` without self-loops and their weights in [0, 1].
+    graph
+        Weights in [0, 1] of directed edges, without self-loops, ``(n, n)``.
     core
         Rows that count, boolean ``(n,)``; an edge belongs to its source, a pair to its first member. All by default.
     n_total
@@ -52,7 +54,7 @@ def graph_cross_entropy(
     n_pairs
         ``None`` chooses by size, 0 is exact, more is the number of sampled pairs.
     draw
-        ``draw(n_pairs)`` gives uniforms ``(n_pairs, 2)``; needed when sampling.
+        ``draw(n)`` gives uniforms ``(n, 2)``; needed when sampling.
     block
         Rows per block of the exact sum; memory is ``n * block``.
     """
@@ -61,17 +63,23 @@ def graph_cross_entropy(
     if core is None:
         core = torch.ones(n, dtype=torch.bool, device=vectors[0].device)
     rows = core.nonzero()[:, 0]
-    loops = torch.stack([rows, rows])
-    keep = core[edges[0]]
-    ends = torch.cat([edges[:, keep], loops], 1)
-    weights = torch.cat([weight[keep], weight.new_ones(rows.numel())])
-    linked = (weights * _log_expm1(_pair_cost(vectors, ends[0], ends[1]))).sum()
-    return (_all_pairs(vectors, rows, n_pairs, draw, block) * (total / n) - linked) / total**2
+    everywhere = _all_pairs(vectors, rows, n_pairs, draw, block) * (total / n)
+    return (everywhere - _linked(vectors, graph.rows(core), rows)) / total**2
+
+
+def _linked(vectors: Sequence[Tensor], graph: SparseMatrix, rows: Tensor) -> Tensor:
+    """Return the sum over edges and the diagonal of weight times log odds."""
+    if len(vectors) == 1:  # log odds are s_ij itself, so the sum is a quadratic form
+        v = vectors[0]
+        return (v * (graph @ v)).sum() + v[rows].square().sum()
+    edges = _log_expm1(_pair_cost(vectors, graph.row, graph.col))
+    return (graph.weight * edges).sum() + _log_expm1(_pair_cost(vectors, rows, rows)).sum()
 
 
 def _all_pairs(
     vectors: Sequence[Tensor], rows: Tensor, n_pairs: int | None, draw: PairDraw | None, block: int
 ) -> Tensor:
+    """Return the sum over pairs of a chosen row and any row: exact, or the unbiased estimate from sampled ones."""
     n = vectors[0].shape[0]
     if n_pairs is None:
         n_pairs = 0 if n <= EXACT_UP_TO else DEFAULT_PAIRS
@@ -79,16 +87,16 @@ def _all_pairs(
         return _exact_sum(vectors, rows, block)
     if draw is None:
         raise ValueError("sampled pairs need a source of random numbers: pass draw=")
-    uniform = draw(n_pairs)
+    uniform = draw(math.isqrt(n_pairs - 1) + 1)
     i = rows[(uniform[:, 0] * rows.numel()).long().clamp(max=rows.numel() - 1)]
     j = (uniform[:, 1] * n).long().clamp(max=n - 1)
-    return _pair_cost(vectors, i, j).mean() * (rows.numel() * n)
+    cost = torch.stack([softplus(v[i] @ v[j].T).mean() for v in vectors]).sum()
+    return cost * (rows.numel() * n)
 
 
 def _exact_sum(vectors: Sequence[Tensor], rows: Tensor, block: int) -> Tensor:
     def one(rows: Tensor, *vectors: Tensor) -> Tensor:
-        cost = sum(softplus(v[rows] @ v.T) for v in vectors)
-        return torch.as_tensor(cost).sum()
+        return torch.stack([softplus(v[rows] @ v.T).sum() for v in vectors]).sum()
 
     total = vectors[0].new_zeros(())
     for part in rows.split(block):
@@ -97,8 +105,7 @@ def _exact_sum(vectors: Sequence[Tensor], rows: Tensor, block: int) -> Tensor:
 
 
 def _pair_cost(vectors: Sequence[Tensor], i: Tensor, j: Tensor) -> Tensor:
-    costs = [softplus((v[i] * v[j]).sum(-1)) for v in vectors]
-    return torch.stack(costs).sum(0)
+    return torch.stack([softplus((v[i] * v[j]).sum(-1)) for v in vectors]).sum(0)
 
 
 def _log_expm1(x: Tensor) -> Tensor:

@@ -31,10 +31,7 @@ def keyed_uniform(seed: int, step: int, stream: str, keys: Tensor, width: int) -
     -----
     SplitMix64 (Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195) over a counter built from the arguments.
     """
-    start = _mix_int(_mix_int(_mix_int(seed) + step) + STREAMS[stream])
-    row = _mix(keys + _signed(start))
-    column = torch.arange(1, width + 1, device=keys.device, dtype=torch.int64) * _signed(_GOLDEN)
-    bits = _shift(_mix(row[:, None] + column), 41)  # 23 bits, so that adding a half is exact and 1 is never reached
+    bits = _shift(_bits(seed, step, stream, keys, width), 41)  # 23 bits: adding a half is exact, 1 is never reached
     return (bits.to(torch.float32) + 0.5) * 2.0**-23
 
 
@@ -53,8 +50,17 @@ def keyed_dropout(values: Tensor, seed: int, step: int, stream: str, keys: Tenso
     """Set each entry of ``(len(keys), width)`` to zero with probability ``share``, scaling the others up to match."""
     if not share:
         return values
-    kept = keyed_uniform(seed, step, stream, keys, values.shape[1]) >= share
-    return values * kept / (1 - share)
+    width = values.shape[1]
+    sixteens = _bits(seed, step, stream, keys, -(-width // 4)).view(torch.int16)[:, :width]
+    return values * (sixteens >= round(share * 65536) - 32768) / (1 - share)
+
+
+def _bits(seed: int, step: int, stream: str, keys: Tensor, width: int) -> Tensor:
+    """Return 64 random bits per entry, ``(len(keys), width)`` of int64."""
+    start = _mix_int(_mix_int(_mix_int(seed) + step) + STREAMS[stream])
+    row = _mix(keys + _signed(start))
+    column = torch.arange(1, width + 1, device=keys.device, dtype=torch.int64) * _signed(_GOLDEN)
+    return _mix(row[:, None] + column)
 
 
 def row_keys(section: str, rows: Tensor) -> Tensor:

@@ -1,0 +1,66 @@
+"""Constant sparse matrices that multiply dense ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+class SparseMatrix:
+    """A constant matrix in compressed rows, and its transpose for the backward pass.
+
+    Parameters
+    ----------
+    row, col, weight
+        One entry per non-zero, each ``(n_entries,)``.
+    shape
+        ``(n_rows, n_columns)``.
+    """
+
+    def __init__(self, row: Tensor, col: Tensor, weight: Tensor, shape: tuple[int, int]) -> None:
+        self.row, self.col, self.weight, self.shape = row, col, weight, shape
+        self._csr = _compressed(row, col, weight, shape)
+        self._transposed = _compressed(col, row, weight, shape[::-1])
+
+    def to(self, device: torch.device | str) -> SparseMatrix:
+        """Return a copy on another device."""
+        return SparseMatrix(self.row.to(device), self.col.to(device), self.weight.to(device), self.shape)
+
+    def double(self) -> SparseMatrix:
+        """Return a copy in double precision."""
+        return SparseMatrix(self.row, self.col, self.weight.double(), self.shape)
+
+    def rows(self, chosen: Tensor) -> SparseMatrix:
+        """Return the matrix with only the chosen rows (boolean) filled."""
+        if bool(chosen.all()):
+            return self
+        keep = chosen[self.row]
+        return SparseMatrix(self.row[keep], self.col[keep], self.weight[keep], self.shape)
+
+    def __matmul__(self, values: Tensor) -> Tensor:
+        """Multiply ``(n_columns, width)`` to ``(n_rows, width)``."""
+        return _Product.apply(values, self._csr, self._transposed)
+
+
+class _Product(torch.autograd.Function):
+    """``A x`` with gradient ``A^T g``; torch's own backward builds the transpose anew at every step."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, matrix: Tensor, transposed: Tensor) -> Tensor:
+        ctx.transposed = transposed
+        return matrix @ values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.transposed @ gradients[0].contiguous(), None, None
+
+
+def _compressed(row: Tensor, col: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
+    order = torch.argsort(row * shape[1] + col)
+    ends = torch.cumsum(torch.bincount(row, minlength=shape[0]), 0)
+    starts = torch.cat([ends.new_zeros(1), ends])
+    return torch.sparse_csr_tensor(starts, col[order], weight[order], shape, check_invariants=False)
