@@ -49,7 +49,7 @@ def _encoder(cfg: Any, sections: Sequence[Section]) -> GraphEncoder:
     views = {}
     for modality, choice in cfg.model.modalities.items():
         n = len(sections[0].modalities[modality].features)
-        view = make_likelihood(choice.likelihood, n, **dict(choice.options)).view(n)
+        view = make_likelihood(choice.likelihood, n, **dict(choice.options)).make_view()
         view.fit(*_observed(sections, modality))
         views[modality] = view
     return GraphEncoder(views, cfg.model.n_hidden, cfg.model.n_latent, cfg.model.n_heads)

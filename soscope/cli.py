@@ -54,7 +54,9 @@ def _verb(words: list[str]) -> tuple[str, list[str]]:
     if words and re.fullmatch(r"[A-Za-z_-]+", words[0]) and not words[0].startswith("-"):
         close = difflib.get_close_matches(words[0], VERBS, n=1)
         hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise ConfigError(f"'{words[0]}' is no verb.{hint} Choose from: {', '.join(VERBS)}, or give settings as key=value.")
+        raise ConfigError(
+            f"'{words[0]}' is no verb.{hint} Choose from: {', '.join(VERBS)}, or give settings as key=value."
+        )
     return "train", words
 
 
@@ -103,8 +105,9 @@ def _job(verb: str, cfg: Any) -> None:
             "multirun with trainer.strategy=ddp would restart the whole sweep in every process. "
             "Use trainer.strategy=ddp_spawn, or a Hydra launcher that starts one process per job."
         )
-    _set_up_logging()
     from soscope.run import execute
+
+    _set_up_logging()  # after the imports: Lightning sets its own level when imported
 
     if cfg.run is None:
         execute(cfg, Path(hydra_cfg.runtime.output_dir))
@@ -128,7 +131,7 @@ def _stored(verb: str, cfg: Any, overrides: list[str]) -> tuple[Any, Path]:
             f"It takes run=DIR and {' and '.join(f + '.*' for f in free)}."
         )
     folder = Path(cfg.run)
-    stored = OmegaConf.merge(OmegaConf.structured(_schema()), RunFolder(folder).config())
+    stored: Any = OmegaConf.merge(OmegaConf.structured(_schema()), RunFolder(folder).config())
     for key in (k for k in keys if k in free):
         stored[key] = cfg[key]
     stored.stages, stored.logger = cfg.stages, cfg.logger
@@ -174,14 +177,21 @@ def _explain(error: BaseException) -> str:
 def _explain_hydra(error: BaseException) -> str:
     text = "\n".join(dict.fromkeys(str(e).strip() for e in _chain(error)))
     unknown = re.search(r"Key '([^']+)' is not in struct|Key '([^']+)' not in '|Could not override '([^']+)'", text)
-    lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith(("object_type", "reference"))]
+    lines = [
+        line for line in text.splitlines() if line.strip() and not line.strip().startswith(("object_type", "reference"))
+    ]
     message = "\n".join(lines)
     missing = re.search(r"[Mm]issing mandatory value: (\S+)", text)
     if missing:
         return f"{missing[1]} is not set: give {missing[1]}=... on the command line."
     if unknown:
         message += _choices(re.search(r"full_key: (\S+)", text), re.search(r"Could not override '([^']+)'", text))
-    if "LexerNoViableAlt" in text or "mismatched input" in text or "no viable alternative" in text or "token recognition" in text:
+    if (
+        "LexerNoViableAlt" in text
+        or "mismatched input" in text
+        or "no viable alternative" in text
+        or "token recognition" in text
+    ):
         message += "\nA value with blanks, commas or brackets is quoted twice: 'data.path=\"my folder (1)\"'."
     return message
 

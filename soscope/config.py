@@ -259,10 +259,14 @@ def check(cfg: DictConfig) -> None:
     if cfg.model.n_hidden % cfg.model.n_heads:
         raise ConfigError(f"model.n_heads={cfg.model.n_heads} must divide model.n_hidden={cfg.model.n_hidden}.")
     if not cfg.model.modalities:
-        raise ConfigError("model.modalities is empty: name at least one table and its likelihood, as conf/model/nb.yaml does.")
+        raise ConfigError(
+            "model.modalities is empty: name at least one table and its likelihood, as conf/model/nb.yaml does."
+        )
     names = section_names(cfg)
     if len(set(names)) < len(names):
-        raise ConfigError(f"data.path names two sections '{names[0]}': folder names must differ, since they name the results.")
+        raise ConfigError(
+            f"data.path names two sections '{names[0]}': folder names must differ, since they name the results."
+        )
 
 
 def _one_of(key: str, values: Any, choices: tuple[str, ...]) -> None:

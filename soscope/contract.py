@@ -63,7 +63,9 @@ def new_section(
     attrs
         Further facts to keep: the reader's name, files, what was done.
     """
-    images = {} if image is None else {IMAGE: Image2DModel.parse(image, dims=("c", "y", "x"), c_coords=_channels(image))}
+    images = (
+        {} if image is None else {IMAGE: Image2DModel.parse(image, dims=("c", "y", "x"), c_coords=_channels(image))}
+    )
     spots = gpd.GeoDataFrame({"radius": float(radius_px)}, geometry=shapely.points(xy_px), index=pd.Index(spot_names))
     annotated = {}
     for modality, table in tables.items():
@@ -133,7 +135,9 @@ def open_section(path: Path) -> SpatialData:
         with quiet():
             sdata = read_zarr(path)
     except Exception as error:
-        raise DataError(f"'{path}' cannot be read as SpatialData zarr ({error}). Delete it and prepare again.") from error
+        raise DataError(
+            f"'{path}' cannot be read as SpatialData zarr ({error}). Delete it and prepare again."
+        ) from error
     facts(sdata)
     return sdata
 

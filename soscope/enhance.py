@@ -32,6 +32,10 @@ def split_tile(model: SpatialVAE, tile: Tile, posterior: str = "conditional") ->
 
     Parameters
     ----------
+    model
+        Trained; runs without dropout and with every spot shown.
+    tile
+        Spots and subspots.
     posterior
         ``conditional`` on the observed spots, whose subspots then add up to them, or ``prior``: the decoder alone.
 
@@ -62,7 +66,7 @@ def split_of(posterior: Posterior, as_sparse: bool) -> Split:
     """Summarise a posterior; the mean stays in double precision so that sums over a spot keep its count."""
 
     def store(value: torch.Tensor, dtype: type) -> Any:
-        array = value.cpu().numpy().astype(dtype)
+        array: Any = value.cpu().numpy().astype(dtype)
         return sparse.csr_matrix(array) if as_sparse else array
 
     return Split(

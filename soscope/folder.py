@@ -79,7 +79,9 @@ class RunFolder:
     def config(self) -> DictConfig:
         """Return the config of a folder that holds a run."""
         if not self.config_file.is_file():
-            raise RunFolderError(f"run='{self.path}' holds no run: no config.yaml in it. Give the folder of a finished run.")
+            raise RunFolderError(
+                f"run='{self.path}' holds no run: no config.yaml in it. Give the folder of a finished run."
+            )
         return OmegaConf.create(self.config_file.read_text())  # type: ignore[return-value]
 
     def marks(self) -> dict[str, Any]:

@@ -169,7 +169,9 @@ def fit_affine(xy: np.ndarray, xy_px: np.ndarray, where: str, platform: str) -> 
         or when its axes differ in length by more than 10 % (the lattice is another one).
     """
     if len(xy) < 3 or np.linalg.matrix_rank(xy - xy.mean(0), tol=1e-6) < 2:
-        raise DataError(f"{where}: {len(xy)} spots on one line or fewer than 3 do not fix a lattice. Use more of the section.")
+        raise DataError(
+            f"{where}: {len(xy)} spots on one line or fewer than 3 do not fix a lattice. Use more of the section."
+        )
     design = np.column_stack([xy, np.ones(len(xy))])
     solution = np.linalg.lstsq(design, xy_px, rcond=None)[0]
     affine = Affine(solution[:2], solution[2])

@@ -7,8 +7,7 @@ A new kind is one subclass here (or in a module of yours that is imported), one 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from soscope.errors import ConfigError, DataError
+from soscope.matrices import Matrix, to_dense
 from soscope.nn.parent import Parent
 from soscope.nn.views import CountView, ProfileView, RealView
 from soscope.posteriors import NegativeBinomialPosterior, NormalPosterior, Posterior, SharedCountPosterior
 
 Params = dict[str, Tensor]
-Matrix = np.ndarray | sparse.csr_matrix
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {}
 
@@ -47,8 +46,6 @@ class Likelihood(nn.Module, ABC):
     """Decoder outputs per feature."""
     sparse_result: ClassVar[bool]
     """Whether the conditional posterior is zero where the observation is, so that results are stored sparse."""
-    view: ClassVar[Callable[[int], ProfileView]]
-    """What the encoder sees of an observation."""
 
     base: Tensor
     feature_sd: Tensor
@@ -64,6 +61,10 @@ class Likelihood(nn.Module, ABC):
         self.adds_up = True  # a spot is the sum of its subspots, not their average
         self.register_buffer("base", torch.zeros(n_features))
         self.register_buffer("feature_sd", torch.ones(n_features))
+
+    @abstractmethod
+    def make_view(self) -> ProfileView:
+        """Return what the encoder sees of an observation."""
 
     @abstractmethod
     def fit(self, x: Tensor, n_per_spot: float) -> None:
@@ -106,8 +107,8 @@ class Likelihood(nn.Module, ABC):
 
     def profile_for_similarity(self, x: Matrix, library_size: np.ndarray) -> np.ndarray:
         """Return the standardised profiles, as the encoder sees them, that weigh the spot graph, ``(n_spots, width)``."""
-        view = self.view(self.n_features)
-        dense = torch.as_tensor(x.toarray() if sparse.issparse(x) else np.asarray(x), dtype=torch.float32)
+        view = self.make_view()
+        dense = torch.as_tensor(to_dense(x, np.float32))
         size = torch.as_tensor(library_size, dtype=torch.float32)
         view.fit(dense, size)
         return view(dense, size).numpy()
@@ -122,7 +123,10 @@ class CountLikelihood(Likelihood):
 
     n_parameters = 1
     sparse_result = True
-    view = CountView
+
+    def make_view(self) -> ProfileView:
+        """Return normalised log counts and the log library size."""
+        return CountView(self.n_features)
 
     def fit(self, x: Tensor, n_per_spot: float) -> None:
         """Start from the mean count of every feature, divided by the number of subspots."""
@@ -224,13 +228,16 @@ class Gaussian(Likelihood, name="gaussian"):
 
     n_parameters = 2
     sparse_result = False
-    view = RealView
     spread: Tensor
 
     def __init__(self, n_features: int, average: bool = True) -> None:
         super().__init__(n_features)
         self.average, self.adds_up = average, not average
         self.register_buffer("spread", torch.ones(n_features))
+
+    def make_view(self) -> ProfileView:
+        """Return the values themselves."""
+        return RealView(self.n_features)
 
     def fit(self, x: Tensor, n_per_spot: float) -> None:
         """Start from the mean of every feature and scale by its deviation over spots."""
@@ -295,10 +302,10 @@ def _log_rising(r: Tensor, x: Tensor) -> Tensor:
 
 def stored_values(x: Matrix) -> np.ndarray:
     """Return the stored values of a matrix, flat; the zeros a sparse matrix leaves out cannot be wrong."""
-    return x.data if sparse.issparse(x) else np.asarray(x).ravel()
+    return np.asarray(x.data if sparse.issparse(x) else x).ravel()
 
 
-def first_entry(x: Matrix, bad: np.ndarray, spots: list[str], features: list[str]) -> str:
+def first_entry(x: Any, bad: np.ndarray, spots: list[str], features: list[str]) -> str:
     """Name the spot, feature and value of the first flagged stored value."""
     at = int(np.flatnonzero(bad)[0])
     if sparse.issparse(x):

@@ -9,8 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from soscope.folder import RunFolder, write_text
 from soscope.errors import RunFolderError
+from soscope.folder import RunFolder, write_text
 
 PACKAGES = (
     "soscope", "torch", "torchvision", "torch-geometric", "pytorch-lightning", "hydra-core", "omegaconf", "anndata",

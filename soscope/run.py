@@ -12,7 +12,6 @@ from typing import Any
 import pandas as pd
 import torch
 from anndata import read_h5ad
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 
 from soscope import contract
@@ -34,7 +33,7 @@ from soscope.read import make_reader
 from soscope.read.base import hash_files
 from soscope.report.page import write_report
 from soscope.split import Split
-from soscope.training import fit_stage
+from soscope.training import fit_stage, is_main_process
 
 log = logging.getLogger("soscope")
 console = Console(stderr=False, soft_wrap=True)
@@ -89,7 +88,8 @@ def pretrain(run: Run) -> None:
     data = run.data()
     module = build_pretrain(run.cfg, data)
     fit_stage(run.cfg, module, data, run.cfg.pretrain, run.folder.encoder_file.parent, run.loggers)
-    rank_zero_only(save_module)(module.encoder, describe(run.cfg, data, "encoder"), run.folder.encoder_file)
+    if is_main_process():
+        save_module(module.encoder, describe(run.cfg, data, "encoder"), run.folder.encoder_file)
 
 
 def finetune(run: Run) -> None:
@@ -98,7 +98,8 @@ def finetune(run: Run) -> None:
     module = build_finetune(run.cfg, data)
     load_module(module.encoder, describe(run.cfg, data, "encoder"), run.folder.encoder_file)
     fit_stage(run.cfg, module, data, run.cfg.finetune, run.folder.model_file.parent, run.loggers)
-    rank_zero_only(save_module)(module, describe(run.cfg, data, "model"), run.folder.model_file)
+    if is_main_process():
+        save_module(module, describe(run.cfg, data, "model"), run.folder.model_file)
 
 
 def enhance(run: Run) -> None:
@@ -177,7 +178,7 @@ def execute(cfg: Any, path: Path, force: tuple[str, ...] = ()) -> RunFolder:
     inputs = _input_hashes(reader, cfg)
     folder_is_new = not folder.config_file.is_file()
     folder.claim(cfg)
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         record(folder, cfg, inputs)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
@@ -199,19 +200,19 @@ def _stage(run: Run, stage: str, force: bool) -> None:
     if run.folder.is_done(stage, settings) and not force:
         console.print(f"[dim]{stage}: done before[/dim]")
         return
-    if stage not in ON_EVERY_RANK and rank_zero_only.rank != 0:
+    if stage not in ON_EVERY_RANK and not is_main_process():
         return
     console.print(f"[bold]{stage}[/bold]")
     start = time.perf_counter()
     STAGE_FUNCTIONS[stage](run)
     seconds = time.perf_counter() - start
-    if rank_zero_only.rank == 0:
+    if is_main_process():
         run.folder.mark(stage, settings, seconds, STAGES[STAGES.index(stage) + 1 :])
     console.print(f"  {stage} took {seconds:.1f} s")
 
 
 def _say_where(run: Run) -> None:
-    if rank_zero_only.rank != 0 or "report" not in run.folder.marks():
+    if not is_main_process() or "report" not in run.folder.marks():
         return
     if run.folder.comparison_file.is_file():
         console.print(as_table(pd.read_csv(run.folder.comparison_file)))

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import sparse
 
+from soscope.matrices import Matrix, to_dense
 from soscope.nn.parent import Parent
-
-Matrix = np.ndarray | sparse.csr_matrix
 
 
 @dataclass
@@ -66,11 +65,7 @@ def conservation_error(split: Split, observed: Matrix, parent: Parent) -> float:
     sums = sparse.csr_matrix(
         (np.ones(inside.sum()), (index[inside], np.flatnonzero(inside))), shape=(parent.n_spots, len(index))
     )
-    total = _dense(sums @ split.mean)
-    truth = _dense(observed).astype(np.float64)
+    total = to_dense(sums @ split.mean)
+    truth = to_dense(observed, np.float64)
     has = parent.n_per_spot.cpu().numpy() > 0
     return float(np.max(np.abs(total - truth)[has] / np.maximum(1.0, np.abs(truth[has])), initial=0.0))
-
-
-def _dense(x: Matrix) -> np.ndarray:
-    return x.toarray() if sparse.issparse(x) else np.asarray(x)

@@ -130,7 +130,9 @@ class StageModule(pl.LightningModule, ABC):
         if s.graph_weight:
             terms["graph"] = self.graph_term(tile, z, decoded)
         beta = exponential(step, s.beta.start, s.beta.end, s.beta.steps, s.beta.delay)
-        terms["loss"] = terms["reconstruction"] + beta * terms["kl"] + s.graph_weight * terms.get("graph", z.new_zeros(()))
+        terms["loss"] = (
+            terms["reconstruction"] + beta * terms["kl"] + s.graph_weight * terms.get("graph", z.new_zeros(()))
+        )
         return terms
 
     def training_step(self, tile: Tile, batch_idx: int) -> Tensor:

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from soscope.data.module import SectionsDataModule
 from soscope.errors import ConfigError
@@ -19,13 +20,18 @@ from soscope.stage_module import StageModule
 log = logging.getLogger("soscope")
 
 
+def is_main_process() -> bool:
+    """Tell whether this process writes: the only one, or the first of several that train together."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 class StageProgress(RichProgressBar):
     """One bar that names the stage and shows the held-out loss."""
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
         """Return the held-out loss alone, under a short name."""
         value = trainer.callback_metrics.get(f"{getattr(pl_module, 'stage', '')}/held_out_loss")
-        return {} if value is None else {"held-out loss": f"{float(value):.2f}"}
+        return {} if value is None else {"held-out": f"{float(value):.1f}"}
 
 
 def fit_stage(

@@ -26,7 +26,9 @@ def write_folder(
     raw = DemoReader(rows=10, columns=8, n_features=40).read(None, 0).sdata
     table = raw.tables["rna"]
     counts = sparse.csr_matrix(table.X)
-    features = pd.DataFrame({"id": [f"ENSG{i:011d}" for i in range(40)], "name": table.var_names, "type": "Gene Expression"})
+    features = pd.DataFrame(
+        {"id": [f"ENSG{i:011d}" for i in range(40)], "name": table.var_names, "type": "Gene Expression"}
+    )
     if protein:
         counts = sparse.hstack([counts, 50 * sparse.csr_matrix(np.ones((table.n_obs, 2)))]).tocsr()
         extra = pd.DataFrame({"id": ["CD3", "CD8"], "name": ["CD3", "CD8"], "type": "Antibody Capture"})

@@ -51,7 +51,9 @@ def test_every_verb_has_a_root(root: str, compose: Callable) -> None:
 def test_run_name_follows_what_is_trained_and_nothing_else(compose: Callable) -> None:
     first = compose()
     assert run_name(first) == f"demo-nb-{fingerprint(first)}"
-    assert run_name(compose("logger=wandb", "report.n_features=2", "stages=[prepare]", "traceback=true")) == run_name(first)
+    assert run_name(compose("logger=wandb", "report.n_features=2", "stages=[prepare]", "traceback=true")) == run_name(
+        first
+    )
     assert run_name(compose("seed=1")) != run_name(first)
     assert run_name(compose("data=visium", "data.path=[/x/liver,/x/kidney]")).startswith("liver+1-nb-")
 

@@ -41,9 +41,7 @@ def relabelled(section: Section, order: np.ndarray) -> Section:
     """The same section with its spots in another order, subspots as they were."""
     new = np.empty(len(order), dtype=int)
     new[order] = np.arange(len(order))
-    profiles = {
-        m: replace(p, x=p.x[order], library_size=p.library_size[order]) for m, p in section.modalities.items()
-    }
+    profiles = {m: replace(p, x=p.x[order], library_size=p.library_size[order]) for m, p in section.modalities.items()}
     return replace(
         section,
         spots=[section.spots[i] for i in order],
@@ -77,7 +75,9 @@ def test_reconstruction_and_kl_of_tiles_add_up_to_the_sections(compose: Callable
     west = np.flatnonzero(section.xy_um[:, 0] < np.median(section.xy_um[:, 0]))
     east = np.setdiff1d(np.arange(section.n_spots), west)
     tiles = [as_double(make_tile(section, core=core)) for core in (west, east)]
-    assert all(len(t.keys) < section.n_spots for t in tiles), "the halo must not be the whole section for this to test tiles"
+    assert all(len(t.keys) < section.n_spots for t in tiles), (
+        "the halo must not be the whole section for this to test tiles"
+    )
     parts = [model.losses(t, 3) for t in tiles]
     for name in ("reconstruction", "kl"):
         torch.testing.assert_close(parts[0][name] + parts[1][name], whole[name], rtol=1e-9, atol=1e-9)
@@ -133,7 +133,9 @@ def test_empty_and_isolated_spots_are_accepted(section: Section, compose: Callab
         assert all(torch.isfinite(p.grad).all() for p in module.parameters() if p.grad is not None)
 
 
-def test_subspots_under_no_spot_are_delivered_from_the_prior_and_left_out_of_sums(section: Section, compose: Callable) -> None:
+def test_subspots_under_no_spot_are_delivered_from_the_prior_and_left_out_of_sums(
+    section: Section, compose: Callable
+) -> None:
     cfg = compose()
     parent = section.parent.copy()
     parent[::5] = -1
@@ -145,7 +147,9 @@ def test_subspots_under_no_spot_are_delivered_from_the_prior_and_left_out_of_sum
     split = split_tile(model, tile)[0]["rna"]
     has = np.isin(np.arange(section.n_spots), parent)
     observed = section.modalities["rna"].x[has]
-    assert conservation_error(split, section.modalities["rna"].x, Parent(torch.from_numpy(parent), section.n_spots)) < 1e-6
+    assert (
+        conservation_error(split, section.modalities["rna"].x, Parent(torch.from_numpy(parent), section.n_spots)) < 1e-6
+    )
     assert observed.shape[0] == section.n_spots
     assert (split.mean.toarray()[::5] > 0).all()
 

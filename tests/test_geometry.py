@@ -20,7 +20,9 @@ def array(lattice: str, n: int = 9) -> tuple[np.ndarray, np.ndarray]:
     return (row, 2 * nth + row % 2) if lattice == "hex" else (row, nth)
 
 
-@pytest.mark.parametrize(("lattice", "k"), [("hex", 7), ("hex", 13), ("hex", 19), ("square", 4), ("square", 9), ("square", 25)])
+@pytest.mark.parametrize(
+    ("lattice", "k"), [("hex", 7), ("hex", 13), ("hex", 19), ("square", 4), ("square", 9), ("square", 25)]
+)
 def test_subspots_tile_the_plane_without_gaps_or_overlaps(lattice: str, k: int) -> None:
     made = make_lattice(lattice)
     unit = made.unit_xy(*array(lattice))

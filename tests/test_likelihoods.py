@@ -31,7 +31,9 @@ def raw_for(likelihood: Likelihood, n: int) -> torch.Tensor:
     return torch.randn(n, 4, likelihood.n_parameters, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 
-def observe(likelihood: Likelihood, parent: Parent, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor, dict]:
+def observe(
+    likelihood: Likelihood, parent: Parent, rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """Draw subspots from the prior, and the spots they make."""
     p = likelihood.parameters_of(raw_for(likelihood, len(parent.index)))
     p = {k: v.detach() for k, v in p.items()}

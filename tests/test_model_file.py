@@ -34,7 +34,10 @@ def test_holds_tensors_and_plain_metadata_only(file: Path) -> None:
     ("about", "says"),
     [
         (replace(ABOUT, features={"rna": ["Acta1", "Myh1", "Mb"]}), "feature 1 of 'rna' is 'Myh4' in the file, 'Myh1'"),
-        (replace(ABOUT, features={"rna": ["Acta1", "Myh4"]}), "3 features in the file, 2 in this run.*only in the file: 'Mb'"),
+        (
+            replace(ABOUT, features={"rna": ["Acta1", "Myh4"]}),
+            "3 features in the file, 2 in this run.*only in the file: 'Mb'",
+        ),
         (replace(ABOUT, features={"protein": ["CD3"]}), "modality 'protein' is None in the file"),
         (replace(ABOUT, sizes={"n_latent": 8}), "sizes 'n_latent' is 4 in the file, 8"),
         (replace(ABOUT, likelihoods={"rna": "poisson"}), "likelihoods 'rna' is nb in the file, poisson"),

@@ -42,14 +42,18 @@ def test_noise_depends_on_the_key_and_not_on_order_or_company() -> None:
     alone = spot_keys("liver", ["c"])
     whole = keyed_normal(3, 17, "z", keys, 5)
     torch.testing.assert_close(whole[2:3], keyed_normal(3, 17, "z", alone, 5))
-    for other in (keyed_normal(4, 17, "z", keys, 5), keyed_normal(3, 18, "z", keys, 5), keyed_normal(3, 17, "mask", keys, 5)):
+    for other in (
+        keyed_normal(4, 17, "z", keys, 5),
+        keyed_normal(3, 18, "z", keys, 5),
+        keyed_normal(3, 17, "mask", keys, 5),
+    ):
         assert not torch.isclose(whole, other).any()
 
 
 def test_noise_has_the_distribution_it_claims() -> None:
     keys = spot_keys("s", map(str, range(2000)))
     uniform = keyed_uniform(0, 0, "z", keys, 50)
-    assert 0 < uniform.min()
+    assert uniform.min() > 0
     assert uniform.max() < 1
     assert stats.kstest(uniform.ravel().numpy(), "uniform").pvalue > 1e-3
     normal = keyed_normal(0, 1, "z", keys, 50)
@@ -92,7 +96,10 @@ def test_sampled_graph_term_is_unbiased(graph: SparseMatrix) -> None:
     exact = graph_cross_entropy(vectors, graph)
     generator = torch.Generator().manual_seed(0)
     draws = torch.stack(
-        [graph_cross_entropy(vectors, graph, n_pairs=200, draw=lambda n: torch.rand(n, 2, generator=generator)) for _ in range(400)]
+        [
+            graph_cross_entropy(vectors, graph, n_pairs=200, draw=lambda n: torch.rand(n, 2, generator=generator))
+            for _ in range(400)
+        ]
     )
     assert abs(draws.mean() - exact) < 4 * draws.std() / 20
     assert draws.std() > 0

@@ -63,8 +63,8 @@ def test_sections_share_features_by_name(table: tuple) -> None:
     adata, xy = table
     shuffled = adata[:, list("fbdac")].copy()
     assert set(choose_features("all", [adata, shuffled], [xy, xy], 1.2, "rna").index) == set("abcdf")
+    stranger = AnnData(X=adata.X, var=pd.DataFrame(index=list("uvwxyz")))
     with pytest.raises(DataError, match="share no feature"):
-        stranger = AnnData(X=adata.X, var=pd.DataFrame(index=list("uvwxyz")))
         choose_features(3, [adata, stranger], [xy, xy], 1.2, "rna")
 
 
@@ -93,7 +93,9 @@ def test_patches_are_where_they_should_be_and_mirrored_at_the_border() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(ENCODERS) - {"inception_v3"}))
-def test_encoders_give_the_columns_they_promise_and_cache_them(name: str, tmp_path: Path, rng: np.random.Generator) -> None:
+def test_encoders_give_the_columns_they_promise_and_cache_them(
+    name: str, tmp_path: Path, rng: np.random.Generator
+) -> None:
     encoder = make_encoder(name)
     image = rng.integers(0, 255, (3, 64, 64), dtype=np.uint8)
     xy = rng.uniform(0, 64, (10, 2))
@@ -175,9 +177,9 @@ def test_wrong_platform_table_or_values_stop_before_any_encoding(compose: Callab
     raw = DemoReader(rows=10, columns=8).read(None, 0).sdata
     with pytest.raises(DataError, match="contradicts platform=dbit.*platform=visium"):
         prepare_sections(compose("platform=dbit"), [raw])
+    cfg = compose()
+    cfg.model.modalities = {"protein": ModalityConfig(likelihood="nb")}
     with pytest.raises(ConfigError, match="needs a table 'protein'.*has: rna"):
-        cfg = compose()
-        cfg.model.modalities = {"protein": ModalityConfig(likelihood="nb")}
         prepare_sections(cfg, [raw])
     raw.tables["rna"].X.data[5] = 0.5
     with pytest.raises(DataError, match="fractional.*model=gaussian"):

@@ -81,7 +81,9 @@ def snapshot(folder: Path) -> dict[str, int]:
     return {str(f): f.stat().st_mtime_ns for f in folder.rglob("*") if f.is_file()}
 
 
-def test_same_command_comes_back_and_does_nothing_twice(trained: Path, soscope: Callable, cache: Path, capsys: pytest.CaptureFixture) -> None:
+def test_same_command_comes_back_and_does_nothing_twice(
+    trained: Path, soscope: Callable, cache: Path, capsys: pytest.CaptureFixture
+) -> None:
     before = snapshot(trained)
     assert soscope(*TINY, f"image.cache={cache}", f"hydra.run.dir={trained}") == 0
     out = capsys.readouterr().out
@@ -90,7 +92,9 @@ def test_same_command_comes_back_and_does_nothing_twice(trained: Path, soscope: 
     assert changed <= {"config.yaml", "provenance.json"}
 
 
-def test_folder_with_another_config_is_refused_and_left_alone(trained: Path, soscope: Callable, cache: Path, capsys: pytest.CaptureFixture) -> None:
+def test_folder_with_another_config_is_refused_and_left_alone(
+    trained: Path, soscope: Callable, cache: Path, capsys: pytest.CaptureFixture
+) -> None:
     before = snapshot(trained)
     assert soscope(*TINY, f"image.cache={cache}", f"hydra.run.dir={trained}", "seed=5") == 1
     err = capsys.readouterr().err
@@ -166,7 +170,12 @@ def test_other_likelihoods_from_the_command_line(model: str, soscope: Callable, 
 def test_components_without_an_image_and_without_held_out_spots(soscope: Callable, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = [*TINY[:-1], "experiment=components", "image=none", "data.held_out=0", f"hydra.run.dir={folder}"]
-    short = ["pretrain.max_epochs=1", "finetune.max_epochs=1", "pretrain.steps_per_epoch=2", "finetune.steps_per_epoch=2"]
+    short = [
+        "pretrain.max_epochs=1",
+        "finetune.max_epochs=1",
+        "pretrain.steps_per_epoch=2",
+        "finetune.steps_per_epoch=2",
+    ]
     assert soscope(*words, *short) == 0
     assert anndata.read_h5ad(folder / "demo_rna.h5ad").var_names[0] == "PC1"
 
@@ -192,7 +201,9 @@ def test_configs_of_ones_own(soscope: Callable, cache: Path, tmp_path: Path) -> 
     assert len(sdata.shapes["subspots"]) == 13 * len(sdata.shapes["spots"])
 
 
-def test_wandb_offline_writes_one_run_per_job(soscope: Callable, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_offline_writes_one_run_per_job(
+    soscope: Callable, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     words = [*TINY, "logger=wandb", f"image.cache={cache}", f"hydra.sweep.dir={tmp_path}"]
     assert soscope("-m", *words, "seed=0,1") == 0
@@ -207,12 +218,21 @@ def test_wandb_offline_writes_one_run_per_job(soscope: Callable, cache: Path, tm
         assert b"clusters of the latent state" in content
 
 
-def test_changed_input_is_noticed(soscope: Callable, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_changed_input_is_noticed(
+    soscope: Callable, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     from space_ranger import write_folder
 
     folder = write_folder(tmp_path / "liver")
     words = [w for w in TINY if "options" not in w]
-    command = ["prepare", *words, "data=visium", f"data.path={folder}", f"image.cache={cache}", f"hydra.run.dir={tmp_path / 'run'}"]
+    command = [
+        "prepare",
+        *words,
+        "data=visium",
+        f"data.path={folder}",
+        f"image.cache={cache}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     assert soscope(*command) == 0
     file = folder / "spatial" / "scalefactors_json.json"
     file.write_text(file.read_text().replace("40.0", "41.0"))
@@ -226,6 +246,11 @@ def test_two_sections_are_trained_together_and_written_apart(soscope: Callable, 
     paths = [write_folder(tmp_path / name) for name in ("left", "right")]
     words = [w for w in TINY if "options" not in w]
     listed = ",".join(map(str, paths))
-    assert soscope(*words, "data=visium", f"data.path=[{listed}]", f"image.cache={cache}", f"hydra.run.dir={tmp_path / 'run'}") == 0
+    assert (
+        soscope(
+            *words, "data=visium", f"data.path=[{listed}]", f"image.cache={cache}", f"hydra.run.dir={tmp_path / 'run'}"
+        )
+        == 0
+    )
     for name in ("left", "right"):
         assert (tmp_path / "run" / f"{name}_rna.h5ad").is_file()

@@ -8,7 +8,18 @@ from pathlib import Path
 import soscope
 
 ROOT = Path(soscope.__file__).parent
-OUTSIDE = {"pytorch_lightning", "lightning", "hydra", "omegaconf", "wandb", "spatialdata", "anndata", "h5py", "zarr", "scanpy"}
+OUTSIDE = {
+    "pytorch_lightning",
+    "lightning",
+    "hydra",
+    "omegaconf",
+    "wandb",
+    "spatialdata",
+    "anndata",
+    "h5py",
+    "zarr",
+    "scanpy",
+}
 ORDER = ["errors", "nn", "lattice", "posteriors", "likelihoods", "contract", "read", "prepare", "data", "stage_module",
          "pretrain", "build", "enhance", "benchmark", "report", "run", "cli"]  # fmt: skip
 

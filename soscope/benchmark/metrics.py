@@ -7,7 +7,7 @@ import torch
 from scipy import sparse
 from torchmetrics.functional import pearson_corrcoef
 
-Matrix = np.ndarray | sparse.csr_matrix
+from soscope.matrices import Matrix, to_dense
 
 
 def pearson(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -34,7 +34,7 @@ def normalised_mse(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def score(predicted: Matrix, truth: Matrix, parent: np.ndarray) -> dict[str, np.ndarray]:
     """Return every metric per feature; subspots under no spot are left out."""
     inside = parent >= 0
-    p, t = (_dense(m)[inside] for m in (predicted, truth))
+    p, t = (to_dense(m, np.float64)[inside] for m in (predicted, truth))
     return {
         "pearson": pearson(p, t),
         "within_spot_r": within_spot_pearson(p, t, parent[inside]),
@@ -47,7 +47,3 @@ def _within(values: np.ndarray, parent: np.ndarray) -> np.ndarray:
     which = sparse.csr_matrix((np.ones(len(index)), (index, np.arange(len(index)))), shape=(len(spots), len(index)))
     mean = (which @ values) / np.bincount(index)[:, None]
     return values - mean[index]
-
-
-def _dense(x: Matrix) -> np.ndarray:
-    return np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=np.float64)

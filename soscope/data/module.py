@@ -58,7 +58,9 @@ class SectionsDataModule(pl.LightningDataModule):
         first = self.sections[0]
         for section in self.sections[1:]:
             if section.features != first.features:
-                raise DataError(f"sections '{first.name}' and '{section.name}' hold different features; prepare them together.")
+                raise DataError(
+                    f"sections '{first.name}' and '{section.name}' hold different features; prepare them together."
+                )
         self.tiles = [make_tile(s, i, z_width=self.z_width) for i, s in enumerate(self.sections)]
 
     @property

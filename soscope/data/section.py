@@ -7,14 +7,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
 from soscope import contract
+from soscope.matrices import Matrix, to_dense
 from soscope.prepare.graphs import Graph
-
-Matrix = np.ndarray | sparse.csr_matrix
 
 
 @dataclass
@@ -27,8 +25,7 @@ class Profiles:
 
     def dense(self, rows: np.ndarray) -> np.ndarray:
         """Return some rows as float32."""
-        part = self.x[rows]
-        return np.asarray(part.toarray() if sparse.issparse(part) else part, dtype=np.float32)
+        return to_dense(self.x[rows], np.float32)
 
 
 @dataclass

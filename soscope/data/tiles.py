@@ -102,6 +102,7 @@ def make_tile(
     near = interpolation_weights(
         section.xy_um[rows], section.subspot_xy_um[sub_rows], parent, z_width * section.pitch_um
     )
+    near_subspot, near_spot, near_weight = (torch.from_numpy(part) for part in near)
     names = [section.spots[i] for i in rows]
     return Tile(
         section=index,
@@ -112,14 +113,16 @@ def make_tile(
         rows=torch.from_numpy(rows),
         subspot_rows=torch.from_numpy(sub_rows),
         profiles={m: torch.from_numpy(p.dense(rows)) for m, p in section.modalities.items()},
-        library_size={m: torch.from_numpy(p.library_size[rows].astype(np.float32)) for m, p in section.modalities.items()},
+        library_size={
+            m: torch.from_numpy(p.library_size[rows].astype(np.float32)) for m, p in section.modalities.items()
+        },
         image_features=torch.from_numpy(section.image_features[sub_rows]),
         spot_edges=spot_edges,
         spot_weight=spot_weight,
         spot_graph=SparseMatrix(spot_edges[0], spot_edges[1], spot_weight, (len(rows), len(rows))),
         subspot_graph=SparseMatrix(sub_edges[0], sub_edges[1], sub_weight, (len(sub_rows), len(sub_rows))),
         parent=Parent(torch.from_numpy(parent), len(rows)),
-        at=SparseMatrix(*(torch.from_numpy(part) for part in near), (len(sub_rows), len(rows))),
+        at=SparseMatrix(near_subspot, near_spot, near_weight, (len(sub_rows), len(rows))),
         n_section_spots=section.n_spots,
         n_section_subspots=section.n_subspots,
     )

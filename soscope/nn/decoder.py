@@ -9,7 +9,6 @@ from torch.nn.functional import elu
 
 from soscope.nn.sparse import SparseMatrix
 
-
 Drop = Callable[[Tensor, str], Tensor]
 
 

@@ -48,6 +48,8 @@ def similarity(values: np.ndarray, edges: np.ndarray, scale: float = 5.0, chunk:
         ``(2, n_edges)``.
     scale
         The edge of median distance weighs ``1 / scale``, the closest 1.
+    chunk
+        Edges measured at a time.
 
     Notes
     -----

@@ -15,6 +15,7 @@ from scipy import sparse
 from sklearn.decomposition import PCA
 
 from soscope.errors import ConfigError, DataError
+from soscope.matrices import to_dense
 from soscope.prepare.graphs import neighbour_edges
 
 MIN_CANDIDATES = 1500
@@ -33,6 +34,8 @@ def choose_features(
         Observed counts per section.
     unit_xy, radius
         Spot positions per section in pitches, and the radius within which spots are neighbours.
+    modality
+        Name of the tables, for messages.
 
     Returns
     -------
@@ -47,7 +50,9 @@ def choose_features(
     for table in tables[1:]:
         shared = shared.intersection(table.var_names, sort=False)
     if not len(shared):
-        raise DataError(f"the sections share no feature of modality '{modality}': their names come from different references.")
+        raise DataError(
+            f"the sections share no feature of modality '{modality}': their names come from different references."
+        )
     total = pd.Series(sum(_column_sums(t[:, shared].X) for t in tables), index=shared)
     names = _named(request, shared, modality)
     if names is None and request == "all":
@@ -55,7 +60,9 @@ def choose_features(
     if names is not None:
         return _with_morans(names, total, tables, unit_xy, radius)
     if not isinstance(request, int) or isinstance(request, bool) or request < 1:
-        raise ConfigError(f"data.features={request!r} is not understood. Give a number, all, a list of names, or a file.")
+        raise ConfigError(
+            f"data.features={request!r} is not understood. Give a number, all, a list of names, or a file."
+        )
     candidates = total[total > 0].sort_values(ascending=False, kind="stable").index[: max(MIN_CANDIDATES, 3 * request)]
     scored = _with_morans(candidates.tolist(), total, tables, unit_xy, radius)
     return scored.sort_values("morans_i", ascending=False, kind="stable").head(request)
@@ -118,7 +125,7 @@ def as_lognorm(tables: Sequence[AnnData], library: Sequence[np.ndarray], options
     median = float(np.median(np.concatenate([size[size > 0] for size in library])))
     return [
         AnnData(
-            X=np.log1p(_dense(t.X) / np.maximum(size, 1)[:, None] * median).astype(np.float32), obs=t.obs, var=t.var
+            X=np.log1p(to_dense(t.X) / np.maximum(size, 1)[:, None] * median).astype(np.float32), obs=t.obs, var=t.var
         )
         for t, size in zip(tables, library, strict=True)
     ]
@@ -145,7 +152,3 @@ def represent(name: str, tables: Sequence[AnnData], library: Sequence[np.ndarray
     if name not in REPRESENTATIONS:
         raise ConfigError(f"representation '{name}' is unknown. Choose from: {', '.join(REPRESENTATIONS)}.")
     return REPRESENTATIONS[name](tables, library, options)
-
-
-def _dense(x: Any) -> np.ndarray:
-    return x.toarray() if sparse.issparse(x) else np.asarray(x)

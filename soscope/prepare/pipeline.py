@@ -18,11 +18,11 @@ from spatialdata.models import ShapesModel
 
 from soscope import contract
 from soscope.errors import ConfigError, DataError
+from soscope.lattice import Affine, Lattice, fit_affine, make_lattice
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.prepare.encoders import make_encoder
 from soscope.prepare.graphs import Graph, neighbour_edges, similarity
 from soscope.prepare.image_features import encode_patches, reduce_features
-from soscope.lattice import Affine, Lattice, fit_affine, make_lattice
 from soscope.prepare.panel import choose_features, represent
 from soscope.prepare.subspots import Subspots, disc_share, split_spots
 
@@ -131,7 +131,14 @@ def _encode(cfg: Any, encoder: Any, p: Placed) -> np.ndarray:
     width_px = (cfg.image.patch_width_um or 2 * subspot_pitch) / p.um_per_px
     cache = Path(cfg.image.cache).expanduser() if cfg.image.cache else user_cache_path("soscope")
     return encode_patches(
-        encoder, image, p.subspots.xy_px, width_px, cfg.image.input_px, cfg.image.batch_size, cache, cfg.trainer.progress
+        encoder,
+        image,
+        p.subspots.xy_px,
+        width_px,
+        cfg.image.input_px,
+        cfg.image.batch_size,
+        cache,
+        cfg.trainer.progress,
     )
 
 

@@ -51,10 +51,14 @@ def split_spots(lattice: Lattice, unit_xy: np.ndarray, affine: Affine, k: int, e
 
     Parameters
     ----------
+    lattice
+        Arrangement of the spots.
     unit_xy
         Spot centres in unit coordinates, ``(n_spots, 2)``.
     affine
         Unit coordinates to pixels.
+    k
+        Subspots per spot.
     extent_share
         Share of the spot's cell that its subspots cover: 1 for ``split.extent=cell``; the disc's share for ``spot``, where
         subspots draw together around the centre but keep their neighbours.

@@ -63,7 +63,9 @@ class DemoReader(Reader, name="demo"):
     def read(self, path: Path | None, seed: int) -> RawSection:
         """Draw the section; ``path`` and the run's seed play no part."""
         if self.rows < 4 or self.columns < 4:
-            raise ConfigError(f"data.options: a demo of {self.rows} x {self.columns} spots is too small; use 4 x 4 or more.")
+            raise ConfigError(
+                f"data.options: a demo of {self.rows} x {self.columns} spots is too small; use 4 x 4 or more."
+            )
         rng = np.random.default_rng(self.seed)
         lattice = HexLattice()
         row, col = self._array()

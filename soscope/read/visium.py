@@ -100,7 +100,9 @@ class VisiumReader(Reader, name="visium"):
         try:
             scales = json.loads(file.read_text())
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(f"'{file}' is not valid JSON ({error}). Copy it again from Space Ranger's output.") from error
+            raise DataError(
+                f"'{file}' is not valid JSON ({error}). Copy it again from Space Ranger's output."
+            ) from error
         needed = ("spot_diameter_fullres", "tissue_hires_scalef", "tissue_lowres_scalef")
         missing = [key for key in needed if not isinstance(scales.get(key), int | float)]
         if missing:

@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from spatialdata import SpatialData
 
 from soscope import contract
+from soscope.matrices import to_dense
 
 OBSERVED_COLOURS, SD_COLOURS = "viridis", "magma"
 
@@ -73,7 +74,9 @@ class Canvas:
         if self.image is not None:
             axes.imshow(self.image, alpha=1.0 if values is None else 0.55, interpolation="bilinear")
         if outlines is not None and values is not None:
-            shapes = PolyCollection(outlines, array=np.asarray(values), cmap=cmap, norm=norm, linewidths=0.15, edgecolors="face")
+            shapes = PolyCollection(
+                outlines, array=np.asarray(values), cmap=cmap, norm=norm, linewidths=0.15, edgecolors="face"
+            )
             axes.add_collection(shapes)
             if label:
                 bar = axes.figure.colorbar(shapes, ax=axes, fraction=0.04, pad=0.02)
@@ -178,8 +181,7 @@ def _equal_share(sdata: SpatialData, observed: object, feature: str) -> np.ndarr
 
 def _column(table: object, feature: str, layer: str | None = None) -> np.ndarray:
     part = table[:, feature]  # type: ignore[index]
-    values = part.layers[layer] if layer else part.X
-    return np.asarray(values.toarray() if hasattr(values, "toarray") else values, dtype=float).ravel()
+    return to_dense(part.layers[layer] if layer else part.X, float).ravel()
 
 
 def _norm(*values: np.ndarray) -> Normalize:

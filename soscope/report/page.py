@@ -48,10 +48,12 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
     ConfigError
         When ``report.features`` names a feature that was not enhanced.
     """
-    shown = []
+    shown: list[dict[str, Any]] = []
     for name in sections:
         sdata = contract.open_section(folder.result(name))
-        shown.append({"name": name, "facts": _facts_list(sdata, modalities), "pictures": _maps(cfg, folder, sdata, modalities)})
+        shown.append(
+            {"name": name, "facts": _facts_list(sdata, modalities), "pictures": _maps(cfg, folder, sdata, modalities)}
+        )
     general = []
     metrics = pd.read_csv(folder.metrics_file) if folder.metrics_file.is_file() else None
     if metrics is not None and len(metrics):
@@ -129,7 +131,9 @@ def _facts_list(sdata: SpatialData, modalities: list[str]) -> list[str]:
         f"{sdata.tables[contract.IMAGE_FEATURES].n_vars} columns per subspot.",
     ]
     for modality in modalities:
-        shape = "as counts" if facts["representation"][modality] == "counts" else f"as {facts['representation'][modality]}"
+        shape = (
+            "as counts" if facts["representation"][modality] == "counts" else f"as {facts['representation'][modality]}"
+        )
         enhanced = sdata.tables[contract.enhanced_name(modality)]
         lines.append(f"{modality}: {enhanced.n_vars:,} of {facts['n_features_read'][modality]:,} features, {shape}.")
     given = {
@@ -140,7 +144,9 @@ def _facts_list(sdata: SpatialData, modalities: list[str]) -> list[str]:
 
 
 def _template() -> Any:
-    return Environment(loader=PackageLoader("soscope.report"), autoescape=select_autoescape()).get_template("report.html")
+    return Environment(loader=PackageLoader("soscope.report"), autoescape=select_autoescape()).get_template(
+        "report.html"
+    )
 
 
 def _safe(name: str) -> str:

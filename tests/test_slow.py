@@ -1,0 +1,84 @@
+"""Full-size runs on real sections, and the installed wheel: minutes each, run by `make test-slow`."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import spatialdata
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+SHORT = ["trainer.progress=false", "debug=fast"]
+
+
+def assert_adds_up(folder: Path, section: str, k: int) -> None:
+    sdata = spatialdata.read_zarr(folder / f"{section}.zarr")
+    sums = sdata["rna_enhanced"].X.toarray().reshape(-1, k, sdata["rna"].n_vars).sum(1)
+    np.testing.assert_allclose(sums, sdata["rna"].X.toarray(), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.real
+def test_muscle_at_the_defaults_ends_within_ten_minutes(soscope: Callable, data: Path, tmp_path: Path) -> None:
+    folder, start = tmp_path / "run", time.perf_counter()
+    words = ["model=nb", "platform=visium", "data=visium", f"data.path={data / 'visium_mouse_muscle_2dpi'}"]
+    assert soscope(*words, "trainer.progress=false", f"image.cache={tmp_path}", f"hydra.run.dir={folder}") == 0
+    assert time.perf_counter() - start < 600
+    assert_adds_up(folder, "visium_mouse_muscle_2dpi", 7)
+    losses = pd.read_csv(folder / "metrics.csv").query("stage == 'finetune'")["held_out_loss"]
+    assert losses.min() < losses.iloc[0]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("model", ["poisson", "gaussian"])
+def test_muscle_with_other_likelihoods(model: str, soscope: Callable, data: Path, tmp_path: Path) -> None:
+    words = [f"model={model}", "data=visium", f"data.path={data / 'visium_mouse_muscle_2dpi'}", "data.features=100"]
+    assert soscope(*words, *SHORT, f"image.cache={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}") == 0
+    assert anndata.read_h5ad(tmp_path / "run" / "visium_mouse_muscle_2dpi_rna.h5ad").n_vars == 100
+
+
+@pytest.mark.real
+def test_square_grid_with_lowres_image_and_mtx(soscope: Callable, data: Path, tmp_path: Path) -> None:
+    words = ["platform=dbit", "data=visium", f"data.path={data / 'grid50_human_breast'}", "data.features=100"]
+    assert soscope(*words, *SHORT, f"image.cache={tmp_path}", f"hydra.run.dir={tmp_path / 'run'}") == 0
+    assert_adds_up(tmp_path / "run", "grid50_human_breast", 9)
+
+
+def test_demo_at_the_defaults_is_no_worse_than_equal_division(soscope: Callable, tmp_path: Path) -> None:
+    folder, start = tmp_path / "run", time.perf_counter()
+    assert soscope("data=demo", "trainer.progress=false", f"image.cache={tmp_path}", f"hydra.run.dir={folder}") == 0
+    assert time.perf_counter() - start < 180
+    scores = pd.read_csv(folder / "comparison.csv").groupby("method")[["pearson", "within_spot_r"]].mean()
+    assert scores.loc["soscope", "pearson"] > scores.loc["copy-down", "pearson"] - 0.005
+    assert scores.loc["soscope", "within_spot_r"] > 0.15
+
+
+def test_installed_wheel_runs_from_another_folder(tmp_path: Path) -> None:
+    """The wheel in an environment of its own (libraries shared), far from the checkout."""
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "env")], check=True)
+    site = next((tmp_path / "env").glob("lib/python*/site-packages"))
+    wheel = next(tmp_path.glob("soscope-*.whl"))
+    pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--quiet", "--target", str(site), str(wheel)]
+    subprocess.run(pip, check=True)
+    libraries = os.pathsep.join(p for p in sys.path if p.endswith("site-packages"))
+    (tmp_path / "work").mkdir()
+    words = ["data.options.rows=8", "data.options.columns=8", "data.features=8", f"image.cache={tmp_path}", *SHORT]
+    script = "import sys; sys.argv[0] = 'soscope'; from soscope.cli import main; main()"
+    command = [str(tmp_path / "env" / "bin" / "python"), "-c", script, "train", *words]
+    paths = os.pathsep.join([str(site), libraries])
+    done = subprocess.run(
+        command, cwd=tmp_path / "work", env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list((tmp_path / "work" / "runs").glob("demo-nb-*/report.html"))) == 1
+    assert (site / "soscope" / "conf" / "train.yaml").is_file()
