@@ -109,6 +109,8 @@ def _job(verb: str, cfg: Any) -> None:
 
     _set_up_logging()  # after the imports: Lightning sets its own level when imported
 
+    if cfg.run is None and verb in ("enhance", "report"):
+        raise ConfigError(f"`soscope {verb}` needs run=DIR, the folder of a finished run.")
     if cfg.run is None:
         execute(cfg, Path(hydra_cfg.runtime.output_dir))
         return

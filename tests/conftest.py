@@ -28,8 +28,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=real)
 
 
-def pytest_report_header() -> str:
-    return f"real sections: {DATA}" if DATA.is_dir() else NO_DATA
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not DATA.is_dir():
+        terminalreporter.write_line(NO_DATA)
 
 
 @pytest.fixture(scope="session")

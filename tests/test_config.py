@@ -86,8 +86,8 @@ def test_values_that_cannot_run(overrides: list[str], says: str, compose: Callab
         (["trian"], ["'trian' is no verb", "Did you mean 'train'?"]),
         (["data=visium", "platform=visium"], ["data.path=FOLDER"]),
         (["data.path=my folder (1)"], ["quoted twice"]),
-        (["report"], ["run"]),
-        (["report", "run=/nowhere"], ["/nowhere", "holds no run"]),
+        (["report"], ["needs run=DIR"]),
+        (["report", "run=nowhere"], ["nowhere", "holds no run"]),
         (["trainer=gpu"], ["no CUDA device", "trainer=cpu"]),
         (["trainer=ddp"], ["one training unit per section", "trainer.devices=1"]),
         (["-m", "trainer=ddp", "seed=0,1"], ["ddp_spawn"]),
@@ -109,7 +109,9 @@ def test_command_line_mistakes_get_one_clear_message(
     assert "Traceback" not in err
     for part in says:
         assert part in err
-    assert not list(tmp_path.glob("runs/*/*")), "nothing is written for a command that cannot run"
+    written = [f for f in tmp_path.rglob("*") if f.is_file() and f.name != "multirun.yaml"]
+    assert not written, "nothing is written for a command that cannot run"
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_help_lists_verbs_and_groups(soscope: Callable, capsys: pytest.CaptureFixture) -> None:

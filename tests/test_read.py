@@ -121,6 +121,17 @@ def test_duplicated_spots(tmp_path: Path) -> None:
         VisiumReader().read(folder, 0)
 
 
+def test_duplicated_features_by_id_are_refused_and_by_symbol_numbered(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s")
+    with h5py.File(folder / "filtered_feature_bc_matrix.h5", "a") as file:
+        file["matrix/features/name"][1] = file["matrix/features/name"][0]
+    assert VisiumReader().read(folder, 0).sdata.tables["rna"].var_names[:2].tolist() == ["gene_001", "gene_001-1"]
+    with h5py.File(folder / "filtered_feature_bc_matrix.h5", "a") as file:
+        file["matrix/features/id"][1] = file["matrix/features/id"][0]
+    with pytest.raises(DataError, match="1 feature ids occur more than once.*ENSG00000000000"):
+        VisiumReader().read(folder, 0)
+
+
 def test_unknown_reader_and_option_name_the_choices() -> None:
     with pytest.raises(ConfigError, match="demo, visium"):
         make_reader("cosmx", {})

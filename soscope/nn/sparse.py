@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -63,4 +64,6 @@ def _compressed(row: Tensor, col: Tensor, weight: Tensor, shape: tuple[int, int]
     order = torch.argsort(row * shape[1] + col)
     ends = torch.cumsum(torch.bincount(row, minlength=shape[0]), 0)
     starts = torch.cat([ends.new_zeros(1), ends])
-    return torch.sparse_csr_tensor(starts, col[order], weight[order], shape, check_invariants=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        return torch.sparse_csr_tensor(starts, col[order], weight[order], shape, check_invariants=False)

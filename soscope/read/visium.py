@@ -14,7 +14,7 @@ from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.errors import DataError
-from soscope.read.base import RawSection, Reader, as_rgb, check_inside, check_names, split_modalities
+from soscope.read.base import RawSection, Reader, as_rgb, check_ids, check_inside, check_names, split_modalities
 
 COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix/matrix.mtx.gz")
 POSITIONS = ("spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
@@ -58,6 +58,7 @@ class VisiumReader(Reader, name="visium"):
         table = sdata.tables["table"]
         section = folder.resolve().name
         check_names(table, f"section '{section}'")
+        check_ids(table, f"'{folder / self._counts(folder)}'")
         table = self._under_tissue(table, folder)
         image, scale, source = self._pick_image(sdata, folder, scales)
         xy_px = np.asarray(table.obsm["spatial"], dtype=np.float64) * scale
