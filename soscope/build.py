@@ -14,8 +14,9 @@ from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.model_file import Description
 from soscope.nn.decoder import SpotDecoder, SubspotDecoder
 from soscope.nn.encoder import GraphEncoder
+from soscope.nn.schedule import Exponential
 from soscope.pretrain import GraphAutoencoder
-from soscope.stage_module import Beta, TrainingSettings
+from soscope.stage_module import TrainingSettings
 
 
 def build_pretrain(cfg: Any, data: SectionsDataModule) -> GraphAutoencoder:
@@ -82,7 +83,7 @@ def _settings(cfg: Any, stage: Any, graph_weight: float) -> TrainingSettings:
         seed=cfg.seed,
         held_out=cfg.data.held_out,
         mask_share=cfg.objective.mask_share,
-        beta=Beta(**cfg.objective.beta),
+        beta=Exponential(**cfg.objective.beta),
         graph_weight=graph_weight,
         n_pairs=cfg.graph.n_pairs,
         learning_rate=stage.learning_rate,

@@ -17,7 +17,8 @@ from typing import Any
 from soscope.errors import ConfigError, SoScopeError
 
 VERBS = ("train", "prepare", "enhance", "report")
-HELP = ("-h", "--help", "--hydra-help", "--version")
+FROM_RUN = {"enhance": ("enhance", "report"), "report": ("report",)}
+"""Verbs that start from a finished run, and the groups of settings they may change."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -109,9 +110,12 @@ def _job(verb: str, cfg: Any) -> None:
 
     _set_up_logging()  # after the imports: Lightning sets its own level when imported
 
-    if cfg.run is None and verb in ("enhance", "report"):
-        raise ConfigError(f"`soscope {verb}` needs run=DIR, the folder of a finished run.")
-    if cfg.run is None:
+    if (cfg.run is None) == (verb in FROM_RUN):
+        takes = (
+            "needs run=DIR, the folder of a finished run" if verb in FROM_RUN else "names its folder by hydra.run.dir="
+        )
+        raise ConfigError(f"`soscope {verb}` {takes}.")
+    if verb not in FROM_RUN:
         execute(cfg, Path(hydra_cfg.runtime.output_dir))
         return
     cfg, folder = _stored(verb, cfg, list(hydra_cfg.overrides.task))
@@ -124,7 +128,7 @@ def _stored(verb: str, cfg: Any, overrides: list[str]) -> tuple[Any, Path]:
 
     from soscope.folder import RunFolder
 
-    free = {"enhance": ("enhance", "report"), "report": ("report",)}[verb]
+    free = FROM_RUN[verb]
     keys = [re.split(r"[.@=]", o.lstrip("+~"))[0] for o in overrides]
     fixed = [k for k in keys if k not in (*free, "run", "traceback", "logger")]
     if fixed:

@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from soscope.errors import ConfigError
+from soscope.nn.schedule import Exponential
 
 STAGES = ("prepare", "pretrain", "finetune", "enhance", "report")
 WITHOUT_EFFECT = ("stages", "traceback", "logger", "run", "enhance", "report")
@@ -96,21 +97,11 @@ class GraphConfig:
 
 
 @dataclass
-class BetaConfig:
-    """Schedule of the KL's weight, in steps."""
-
-    start: float = 1e-3
-    end: float = 1.0
-    steps: int = 200
-    delay: int = 0
-
-
-@dataclass
 class ObjectiveConfig:
     """What is optimised."""
 
     name: str = MISSING
-    beta: BetaConfig = field(default_factory=BetaConfig)
+    beta: Exponential = field(default_factory=Exponential)
     mask_share: float = 0.3
     dropout: float = 0.5
 

@@ -7,15 +7,15 @@ A new kind is one subclass here (or in a module of yours that is imported), one 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
-from scipy import sparse
 from torch import Tensor, nn
 from torch.nn.functional import softplus
 
-from soscope.errors import ConfigError, DataError
+from soscope.checks import check_counts, check_finite
+from soscope.errors import ConfigError
 from soscope.matrices import Matrix, to_dense
 from soscope.nn.parent import Parent
 from soscope.nn.views import CountView, ProfileView, RealView
@@ -135,18 +135,7 @@ class CountLikelihood(Likelihood):
 
     def check(self, x: Matrix, where: str, spots: list[str], features: list[str]) -> None:
         """Refuse values that are not finite non-negative integers."""
-        check_finite(x, where, spots, features)
-        values = stored_values(x)
-        negative = values < 0
-        fractional = values != np.floor(values)
-        if not (negative | fractional).any():
-            return
-        kind = "negative" if negative.any() else "fractional"
-        bad = negative if negative.any() else fractional
-        raise DataError(
-            f"{where}: counts must be non-negative integers, but {int(bad.sum()):,} of {np.prod(x.shape):,} values are "
-            f"{kind} (first: {first_entry(x, bad, spots, features)}). Give raw counts, or use model=gaussian."
-        )
+        check_counts(x, where, spots, features)
 
     def _mu(self, raw: Tensor) -> Tensor:
         return (self.base + raw[..., 0].clamp(-8, 8)).exp()
@@ -298,28 +287,3 @@ def _log_rising(r: Tensor, x: Tensor) -> Tensor:
     series = (1 / (large + x) - 1 / large) / 12
     stirling = (large + x - 0.5) * torch.log1p(x / large) + x * large.log() - x + series
     return torch.where(r > 32.0, stirling, direct)
-
-
-def stored_values(x: Matrix) -> np.ndarray:
-    """Return the stored values of a matrix, flat; the zeros a sparse matrix leaves out cannot be wrong."""
-    return np.asarray(x.data if sparse.issparse(x) else x).ravel()
-
-
-def first_entry(x: Any, bad: np.ndarray, spots: list[str], features: list[str]) -> str:
-    """Name the spot, feature and value of the first flagged stored value."""
-    at = int(np.flatnonzero(bad)[0])
-    if sparse.issparse(x):
-        row, column = int(np.searchsorted(x.indptr, at, side="right") - 1), int(x.indices[at])
-    else:
-        row, column = divmod(at, x.shape[1])
-    return f"spot '{spots[row]}', feature '{features[column]}', {stored_values(x)[at]:g}"
-
-
-def check_finite(x: Matrix, where: str, spots: list[str], features: list[str]) -> None:
-    """Refuse NaN and infinite values."""
-    bad = ~np.isfinite(stored_values(x))
-    if bad.any():
-        raise DataError(
-            f"{where}: {int(bad.sum()):,} values are NaN or infinite (first: {first_entry(x, bad, spots, features)}). "
-            "Replace or drop them before running."
-        )

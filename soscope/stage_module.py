@@ -15,17 +15,7 @@ from soscope.likelihoods import Likelihood
 from soscope.nn.encoder import GraphEncoder
 from soscope.nn.gaussian import Latent
 from soscope.nn.noise import keyed_mask, keyed_normal, keyed_uniform
-from soscope.nn.schedule import exponential
-
-
-@dataclass
-class Beta:
-    """Schedule of the KL's weight."""
-
-    start: float = 1e-3
-    end: float = 1.0
-    steps: int = 200
-    delay: int = 0
+from soscope.nn.schedule import Exponential
 
 
 @dataclass
@@ -56,7 +46,7 @@ class TrainingSettings:
     seed: int = 0
     held_out: float = 0.1
     mask_share: float = 0.3
-    beta: Beta = field(default_factory=Beta)
+    beta: Exponential = field(default_factory=Exponential)
     graph_weight: float = 1.0
     n_pairs: int | None = None
     learning_rate: float = 1e-3
@@ -129,7 +119,7 @@ class StageModule(pl.LightningModule, ABC):
         }
         if s.graph_weight:
             terms["graph"] = self.graph_term(tile, z, decoded)
-        beta = exponential(step, s.beta.start, s.beta.end, s.beta.steps, s.beta.delay)
+        beta = s.beta.at(step)
         terms["loss"] = (
             terms["reconstruction"] + beta * terms["kl"] + s.graph_weight * terms.get("graph", z.new_zeros(()))
         )

@@ -88,6 +88,7 @@ def test_values_that_cannot_run(overrides: list[str], says: str, compose: Callab
         (["data.path=my folder (1)"], ["quoted twice"]),
         (["report"], ["needs run=DIR"]),
         (["report", "run=nowhere"], ["nowhere", "holds no run"]),
+        (["train", "run=somewhere"], ["hydra.run.dir"]),
         (["trainer=gpu"], ["no CUDA device", "trainer=cpu"]),
         (["trainer=ddp"], ["one training unit per section", "trainer.devices=1"]),
         (["-m", "trainer=ddp", "seed=0,1"], ["ddp_spawn"]),

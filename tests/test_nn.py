@@ -13,7 +13,7 @@ from soscope.nn.gaussian import Latent
 from soscope.nn.graph_terms import graph_cross_entropy
 from soscope.nn.noise import keyed_dropout, keyed_mask, keyed_normal, keyed_uniform, spot_keys
 from soscope.nn.parent import Parent
-from soscope.nn.schedule import exponential
+from soscope.nn.schedule import Exponential
 from soscope.nn.sparse import SparseMatrix
 
 
@@ -144,6 +144,6 @@ def test_kl_equals_torch() -> None:
 
 
 def test_exponential_schedule() -> None:
-    at = [exponential(s, 1e-2, 1.0, 100, delay=10) for s in (0, 10, 60, 110, 500)]
+    at = [Exponential(1e-2, 1.0, 100, delay=10).at(s) for s in (0, 10, 60, 110, 500)]
     assert at == pytest.approx([1e-2, 1e-2, 1e-1, 1.0, 1.0])
-    assert exponential(5, 0.0, 1.0, 10) == pytest.approx(0.5)
+    assert Exponential(0.0, 1.0, 10).at(5) == pytest.approx(0.5)

@@ -20,8 +20,8 @@ OUTSIDE = {
     "zarr",
     "scanpy",
 }
-ORDER = ["errors", "nn", "lattice", "posteriors", "likelihoods", "contract", "read", "prepare", "data", "stage_module",
-         "pretrain", "build", "enhance", "benchmark", "report", "run", "cli"]  # fmt: skip
+ORDER = """errors matrices checks nn lattice posteriors likelihoods contract read prepare data stage_module
+    pretrain build enhance benchmark report run cli""".split()
 
 
 def imports(file: Path) -> set[str]:
