@@ -20,8 +20,27 @@ OUTSIDE = {
     "zarr",
     "scanpy",
 }
-ORDER = """errors matrices checks nn lattice posteriors likelihoods contract read prepare data stage_module
-    pretrain build enhance benchmark report run cli""".split()
+ORDER = [
+    "errors",
+    "matrices",
+    "checks",
+    "nn",
+    "lattice",
+    "posteriors",
+    "likelihoods",
+    "contract",
+    "read",
+    "prepare",
+    "data",
+    "stage_module",
+    "pretrain",
+    "build",
+    "enhance",
+    "benchmark",
+    "report",
+    "run",
+    "cli",
+]
 
 
 def imports(file: Path) -> set[str]:
