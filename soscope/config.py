@@ -103,7 +103,7 @@ class ObjectiveConfig:
     name: str = MISSING
     beta: Exponential = field(default_factory=Exponential)
     mask_share: float = 0.3
-    dropout: float = 0.5
+    dropout: float = 0.65
 
 
 @dataclass

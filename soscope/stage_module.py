@@ -50,7 +50,7 @@ class TrainingSettings:
     graph_weight: float = 1.0
     n_pairs: int | None = None
     learning_rate: float = 1e-3
-    dropout: float = 0.5
+    dropout: float = 0.65
 
 
 class StageModule(pl.LightningModule, ABC):

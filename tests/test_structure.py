@@ -21,25 +21,8 @@ OUTSIDE = {
     "scanpy",
 }
 ORDER = [
-    "errors",
-    "matrices",
-    "checks",
-    "nn",
-    "lattice",
-    "posteriors",
-    "likelihoods",
-    "contract",
-    "read",
-    "prepare",
-    "data",
-    "stage_module",
-    "pretrain",
-    "build",
-    "enhance",
-    "benchmark",
-    "report",
-    "run",
-    "cli",
+    *("errors", "matrices", "checks", "nn", "lattice", "posteriors", "likelihoods", "contract", "read", "prepare"),
+    *("data", "stage_module", "pretrain", "build", "enhance", "benchmark", "report", "run", "cli"),
 ]
 
 
