@@ -81,11 +81,11 @@ def _sizes(likelihoods: dict[str, Likelihood]) -> dict[str, tuple[int, int]]:
 def _settings(cfg: Any, stage: Any, graph_weight: float) -> TrainingSettings:
     return TrainingSettings(
         seed=cfg.seed,
-        held_out=cfg.data.held_out,
         mask_share=cfg.objective.mask_share,
         beta=Exponential(**cfg.objective.beta),
         graph_weight=graph_weight,
         n_pairs=cfg.graph.n_pairs,
         learning_rate=stage.learning_rate,
         dropout=cfg.objective.dropout,
+        median_weight=1 / cfg.graph.similarity_scale,
     )

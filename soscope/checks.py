@@ -22,7 +22,8 @@ def check_counts(x: Matrix, where: str, spots: list[str], features: list[str]) -
     kind, bad = ("negative", negative) if negative.any() else ("fractional", fractional)
     raise DataError(
         f"{where}: counts must be non-negative integers, but {int(bad.sum()):,} of {np.prod(x.shape):,} values are "
-        f"{kind} (first: {first_entry(x, bad, spots, features)}). Give raw counts, or use model=gaussian."
+        f"{kind} (first: {first_entry(x, bad, spots, features)}). Give raw counts, "
+        "or use model=gaussian with representation=values (model.modalities.rna.representation=values)."
     )
 
 

@@ -101,12 +101,14 @@ def _job(verb: str, cfg: Any) -> None:
     from hydra.types import RunMode
 
     hydra_cfg = HydraConfig.get()
-    if hydra_cfg.mode == RunMode.MULTIRUN and cfg.trainer.strategy == "ddp":
-        raise ConfigError(
-            "multirun with trainer.strategy=ddp would restart the whole sweep in every process. "
-            "Use trainer.strategy=ddp_spawn, or a Hydra launcher that starts one process per job."
-        )
     from soscope.run import execute
+    from soscope.training import count_devices
+
+    if hydra_cfg.mode == RunMode.MULTIRUN and count_devices(cfg) > 1 and "spawn" not in cfg.trainer.strategy:
+        raise ConfigError(
+            f"multirun with trainer.strategy={cfg.trainer.strategy} on several devices would restart the whole sweep in every "
+            "process. Use trainer.strategy=ddp_spawn, or a Hydra launcher that starts one process per job."
+        )
 
     _set_up_logging()  # after the imports: Lightning sets its own level when imported
 
@@ -136,10 +138,12 @@ def _stored(verb: str, cfg: Any, overrides: list[str]) -> tuple[Any, Path]:
             f"`soscope {verb}` takes its settings from the run; '{fixed[0]}' cannot be changed afterwards. "
             f"It takes run=DIR and {' and '.join(f + '.*' for f in free)}."
         )
-    folder = Path(cfg.run)
+    folder = Path(cfg.run).expanduser()
     stored: Any = OmegaConf.merge(OmegaConf.structured(_schema()), RunFolder(folder).config())
-    for key in (k for k in keys if k in free):
-        stored[key] = cfg[key]
+    for word, group in zip(overrides, keys, strict=True):
+        if group in free:
+            key = word.lstrip("+~").partition("=")[0]
+            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
     stored.stages, stored.logger = cfg.stages, cfg.logger
     return stored, folder
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from soscope.errors import ConfigError
+from soscope.names import section_name
 from soscope.nn.schedule import Exponential
 
 STAGES = ("prepare", "pretrain", "finetune", "enhance", "report")
 WITHOUT_EFFECT = ("stages", "traceback", "logger", "run", "enhance", "report")
-"""Keys that do not change what is trained, and so do not name a run folder."""
+"""Groups that do not change what is trained, and so do not name a run folder; neither do these keys:"""
+WITHOUT_EFFECT_INSIDE = {"trainer": ("progress", "threads"), "image": ("cache",)}
 
 
 @dataclass
@@ -197,7 +200,7 @@ def paths_of(cfg: Any) -> list[Path | None]:
 
 def section_names(cfg: Any) -> list[str]:
     """Return the name of every section: its folder's name, or the reader's where there is no folder."""
-    return [str(cfg.data.reader) if path is None else path.resolve().name for path in paths_of(cfg)]
+    return [str(cfg.data.reader) if path is None else section_name(path) for path in paths_of(cfg)]
 
 
 def run_name(cfg: Any) -> str:
@@ -208,9 +211,14 @@ def run_name(cfg: Any) -> str:
 
 
 def resolved(cfg: Any) -> dict[str, Any]:
-    """Return the config as plain containers, interpolations resolved, Hydra's own node left out."""
+    """Return the config as plain containers: interpolations resolved, data paths absolute, Hydra's own node left out."""
     keys = [k for k in cfg if k != "hydra"]
-    plain = {k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in _items(cfg, keys)}
+    plain: dict[str, Any] = {
+        k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in _items(cfg, keys)
+    }
+    if "data" in plain:
+        paths = [None if p is None else os.path.abspath(p) for p in paths_of(cfg)]
+        plain["data"]["path"] = paths[0] if len(paths) == 1 else paths
     return json.loads(json.dumps(plain, default=str))
 
 
@@ -220,7 +228,15 @@ def _items(cfg: Any, keys: list[str]) -> list[tuple[str, Any]]:
 
 def fingerprint(cfg: Any) -> str:
     """Return a short hash of everything in the config that changes what is trained."""
-    return hash_of({k: v for k, v in resolved(cfg).items() if k not in WITHOUT_EFFECT})
+    return hash_of(relevant(resolved(cfg)))
+
+
+def relevant(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return what changes what is trained, out of a plain config."""
+    kept = {k: v for k, v in plain.items() if k not in WITHOUT_EFFECT}
+    for group, keys in WITHOUT_EFFECT_INSIDE.items():
+        kept[group] = {k: v for k, v in kept.get(group, {}).items() if k not in keys}
+    return kept
 
 
 def hash_of(value: Any) -> str:
@@ -240,9 +256,19 @@ def check(cfg: DictConfig) -> None:
     _between("graph.similarity_scale", cfg.graph.similarity_scale, 1.0 + 1e-6, math.inf)
     _between("image.weight", cfg.image.weight, 0.0, math.inf)
     _between("split.subspots", cfg.split.subspots, 2, 10_000)
-    for stage in (cfg.pretrain, cfg.finetune):
-        for key in ("max_epochs", "steps_per_epoch", "patience"):
-            _between(f"pretrain/finetune.{key}", stage[key], 1, math.inf)
+    _between("seed", cfg.seed, 0, 2**31 - 1)
+    _between("platform.pitch_um", cfg.platform.pitch_um, 1e-3, math.inf)
+    _between("model.z_width", cfg.model.z_width, 0.0, 10.0)
+    _between("graph.n_pairs", cfg.graph.n_pairs or 0, 0, math.inf)
+    _between("report.n_clusters", cfg.report.n_clusters, 1, 100)
+    for key in ("n_components", "input_px", "batch_size"):
+        _between(f"image.{key}", cfg.image[key], 1, math.inf)
+    _between("image.patch_width_um", cfg.image.patch_width_um or 1.0, 1e-3, math.inf)
+    for name in ("pretrain", "finetune"):
+        for key in ("max_epochs", "patience"):
+            _between(f"{name}.{key}", cfg[name][key], 1, math.inf)
+        _between(f"{name}.learning_rate", cfg[name].learning_rate, 1e-9, 10.0)
+        _between(f"{name}.steps_per_epoch", cfg[name].steps_per_epoch, len(paths_of(cfg)), math.inf)
     if cfg.split.extent == "spot" and cfg.platform.spot_diameter_um is None:
         raise ConfigError(
             f"split.extent=spot needs platform.spot_diameter_um, which platform={cfg.platform.name} does not set."
@@ -254,9 +280,11 @@ def check(cfg: DictConfig) -> None:
             "model.modalities is empty: name at least one table and its likelihood, as conf/model/nb.yaml does."
         )
     names = section_names(cfg)
-    if len(set(names)) < len(names):
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
         raise ConfigError(
-            f"data.path names two sections '{names[0]}': folder names must differ, since they name the results."
+            f"data.path names two sections '{twice[0]}': folder names must differ, since they name the results. "
+            "Rename one folder, or link to it under another name."
         )
 
 

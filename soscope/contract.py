@@ -116,6 +116,8 @@ def image_of(sdata: SpatialData) -> np.ndarray | None:
 def write_section(sdata: SpatialData, path: Path) -> None:
     """Write a section as SpatialData zarr beside ``path``, then rename; an old folder is moved aside first."""
     new, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
+    if old.exists() and not path.exists():  # stopped between the two renames below: the old one is the good one
+        old.rename(path)
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -125,6 +127,15 @@ def write_section(sdata: SpatialData, path: Path) -> None:
         path.rename(old)
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def write_table(table: AnnData, file: Path) -> None:
+    """Write AnnData as h5ad beside ``file``, then rename."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(file.name + ".partial")
+    with quiet():
+        table.write_h5ad(partial, compression="gzip")
+    partial.replace(file)
 
 
 def open_section(path: Path) -> SpatialData:

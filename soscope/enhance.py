@@ -120,7 +120,4 @@ def write_h5ad(sdata: SpatialData, modality: str, file: Path) -> None:
     images = {} if image is None else {"hires": np.moveaxis(image, 0, -1)}
     table.uns["spatial"] = {facts["section"]: {"images": images, "scalefactors": scale}}
     table.uns["soscope"] = {k: str(v) for k, v in facts.items()}
-    partial = file.with_name(file.name + ".partial")
-    with contract.quiet():
-        table.write_h5ad(partial, compression="gzip")
-    partial.replace(file)
+    contract.write_table(table, file)

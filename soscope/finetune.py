@@ -53,15 +53,16 @@ class SpatialVAE(StageModule):
 
     def graph_term(self, tile: Tile, z: Tensor, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
         """Return the cross-entropy of residuals' inner products against the subspot graph."""
+        counted = tile.parent.assigned & ~tile.parent.gather(tile.held_out.float()[:, None])[:, 0].bool()
         residuals = []
         for m, p in decoded.items():
             likelihood: Likelihood = self.likelihoods[m]  # type: ignore[assignment]
             e = (likelihood.mean(p) - likelihood.copy_down(tile.profiles[m], tile.parent)) / likelihood.feature_sd
-            residuals.append(e * tile.parent.assigned[:, None])
+            residuals.append(e * counted[:, None])
         return graph_cross_entropy(
             residuals,
             tile.subspot_graph,
-            core=tile.subspot_core,
+            core=tile.subspot_core & counted,
             n_total=tile.n_section_subspots,
             n_pairs=self.settings.n_pairs,
             draw=lambda n: self.pair_draw(tile, n),

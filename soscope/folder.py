@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from soscope.config import WITHOUT_EFFECT, hash_of, resolved
+from soscope.config import hash_of, relevant, resolved
 from soscope.errors import RunFolderError
 
 
@@ -61,7 +61,7 @@ class RunFolder:
         ours = resolved(cfg)
         if self.config_file.is_file():
             theirs = yaml.safe_load(self.config_file.read_text()) or {}
-            differs = _differences(_relevant(theirs), _relevant(ours))
+            differs = _differences(relevant(theirs), relevant(ours))
             if differs:
                 raise RunFolderError(
                     f"'{self.path}' holds a run with other settings: {'; '.join(differs[:4])}"
@@ -70,11 +70,13 @@ class RunFolder:
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         if not self.config_file.is_file():
-            self.keep(cfg)
+            write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(ours)))
 
     def keep(self, cfg: Any) -> None:
-        """Write the resolved config; also at the end of a run that came back, since enhance and report may be set anew."""
-        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(resolved(cfg))))
+        """Write what a command that came back set anew: how the result is enhanced and reported."""
+        stored, now = yaml.safe_load(self.config_file.read_text()), resolved(cfg)
+        stored |= {group: now[group] for group in ("enhance", "report")}
+        write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(stored)))
 
     def config(self) -> DictConfig:
         """Return the config of a folder that holds a run."""
@@ -105,10 +107,6 @@ def write_text(file: Path, text: str) -> None:
     partial = file.with_name(file.name + ".partial")
     partial.write_text(text)
     partial.replace(file)
-
-
-def _relevant(config: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in config.items() if k not in WITHOUT_EFFECT}
 
 
 def _differences(theirs: Any, ours: Any, key: str = "") -> list[str]:

@@ -104,10 +104,10 @@ def log_images(loggers: list[Any], images: dict[str, Path]) -> None:
                 logger.log_image(key=name, images=[str(file)])
 
 
-def finish(loggers: list[Any]) -> None:
-    """Close what is open, so that the next job of a sweep starts a run of its own."""
+def finish(loggers: list[Any], status: str) -> None:
+    """Close what is open, so that the next job of a sweep starts a run of its own; nothing is opened to be closed."""
     for logger in loggers:
-        logger.finalize("success")
-        close = getattr(getattr(logger, "experiment", None), "finish", None)
-        if close is not None:
-            close()
+        opened = getattr(logger, "_experiment", None)
+        if opened is not None:
+            logger.finalize(status)
+            opened.finish(exit_code=0 if status == "success" else 1)

@@ -13,3 +13,14 @@ Matrix: TypeAlias = "np.ndarray | sparse.csr_matrix"
 def to_dense(x: Any, dtype: type | None = None) -> np.ndarray:
     """Return a dense array."""
     return np.asarray(x.toarray() if sparse.issparse(x) else x, dtype=dtype)
+
+
+def rank_within(index: np.ndarray) -> np.ndarray:
+    """Return how many earlier rows have the same index."""
+    order = np.argsort(index, kind="stable")
+    sorted_index = index[order]
+    first = np.r_[True, sorted_index[1:] != sorted_index[:-1]]
+    start = np.maximum.accumulate(np.where(first, np.arange(len(index)), 0))
+    rank = np.empty(len(index), dtype=np.int64)
+    rank[order] = np.arange(len(index)) - start
+    return rank

@@ -9,6 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from soscope.matrices import rank_within
 from soscope.nn.parent import Parent
 
 
@@ -181,23 +182,12 @@ class SharedCountPosterior(Posterior):
 
     @staticmethod
     def _rank_from_end(index: np.ndarray) -> np.ndarray:
-        return _rank_within(index[::-1])[::-1]
-
-
-def _rank_within(index: np.ndarray) -> np.ndarray:
-    """Return how many earlier rows have the same index."""
-    order = np.argsort(index, kind="stable")
-    sorted_index = index[order]
-    first = np.r_[True, sorted_index[1:] != sorted_index[:-1]]
-    start = np.maximum.accumulate(np.where(first, np.arange(len(index)), 0))
-    rank = np.empty(len(index), dtype=np.int64)
-    rank[order] = np.arange(len(index)) - start
-    return rank
+        return rank_within(index[::-1])[::-1]
 
 
 def _rounds(index: np.ndarray) -> list[np.ndarray]:
     """Group rows so that each group holds at most one subspot of every spot; rows under no spot are left out."""
-    rank = np.where(index >= 0, _rank_within(index), -1)
+    rank = np.where(index >= 0, rank_within(index), -1)
     return [np.flatnonzero(rank == k) for k in range(int(rank.max(initial=-1)) + 1)]
 
 

@@ -39,9 +39,9 @@ class GraphAutoencoder(StageModule):
     def graph_term(self, tile: Tile, z: Tensor, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
         """Return the cross-entropy of sigmoid(z z^T) against the spot graph."""
         return graph_cross_entropy(
-            [z],
+            [z * ~tile.held_out[:, None]],
             tile.spot_graph,
-            core=tile.core,
+            core=tile.core & ~tile.held_out,
             n_total=tile.n_section_spots,
             n_pairs=self.settings.n_pairs,
             draw=lambda n: self.pair_draw(tile, n),

@@ -18,30 +18,32 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def record(folder: RunFolder, cfg: Any, inputs: dict[str, str]) -> None:
-    """Write versions, seed, command and input hashes.
+def check_inputs(folder: RunFolder, inputs: dict[str, str]) -> None:
+    """Raise `RunFolderError` when the folder's section was prepared from inputs that have changed since."""
+    if "prepare" not in folder.marks():
+        return
+    before = _read(folder).get("inputs", {})
+    changed = [Path(f).name for f in inputs if f in before and before[f] != inputs[f]]
+    if changed:
+        raise RunFolderError(
+            f"'{folder.path}' was made from another version of {', '.join(changed)}. Name a new folder with "
+            "hydra.run.dir=..., or delete this one."
+        )
 
-    Raises
-    ------
-    RunFolderError
-        When the folder was made from inputs that have changed since.
-    """
-    if folder.provenance_file.is_file():
-        before = json.loads(folder.provenance_file.read_text())["inputs"]
-        changed = [Path(f).name for f in inputs if f in before and before[f] != inputs[f]]
-        if changed:
-            raise RunFolderError(
-                f"'{folder.path}' was made from another version of {', '.join(changed)}. Name a new folder with "
-                "hydra.run.dir=..., or delete this one."
-            )
-    content = {
-        "command": sys.argv,
-        "seed": cfg.seed,
-        "inputs": inputs,
-        "versions": {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}},
-        "machine": platform.platform(),
-    }
+
+def note_stage(folder: RunFolder, cfg: Any, stage: str, inputs: dict[str, str]) -> None:
+    """Note command, versions and machine of one stage; with `prepare` also the seed and the input hashes."""
+    content = _read(folder)
+    if stage == "prepare":
+        content = {"seed": cfg.seed, "inputs": inputs, "stages": {}}
+    versions = {"python": platform.python_version(), **{p: _version(p) for p in PACKAGES}}
+    made = {"command": sys.argv, "versions": versions, "machine": platform.platform()}
+    content.setdefault("stages", {})[stage] = made
     write_text(folder.provenance_file, json.dumps(content, indent=2))
+
+
+def _read(folder: RunFolder) -> dict[str, Any]:
+    return json.loads(folder.provenance_file.read_text()) if folder.provenance_file.is_file() else {}
 
 
 def _version(package: str) -> str:

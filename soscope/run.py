@@ -23,17 +23,17 @@ from soscope.data.section import Section
 from soscope.enhance import add_result, split_tile, write_h5ad
 from soscope.errors import ConfigError
 from soscope.finetune import SpatialVAE
-from soscope.folder import RunFolder
+from soscope.folder import RunFolder, write_text
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.loggers import check_logger, finish, log_images, make_loggers
 from soscope.model_file import load_module, save_module
 from soscope.prepare.pipeline import prepare_sections
-from soscope.provenance import record
+from soscope.provenance import check_inputs, note_stage
 from soscope.read import make_reader
 from soscope.read.base import hash_files
 from soscope.report.page import write_report
 from soscope.split import Split
-from soscope.training import fit_stage, is_main_process
+from soscope.training import count_devices, fit_stage, is_main_process, wait_for_all
 
 log = logging.getLogger("soscope")
 console = Console(stderr=False, soft_wrap=True)
@@ -41,11 +41,12 @@ console = Console(stderr=False, soft_wrap=True)
 
 @dataclass
 class Run:
-    """Config, folder and loggers of a run, and its data once a stage needs them."""
+    """Config, folder, loggers and input hashes of a run, and its data once a stage needs them."""
 
     cfg: Any
     folder: RunFolder
     loggers: list[Any]
+    inputs: dict[str, str]
     _data: SectionsDataModule | None = None
 
     @property
@@ -62,7 +63,9 @@ class Run:
         """Load the prepared sections, once."""
         if self._data is None:
             paths = [self.folder.prepared(s) for s in self.sections]
-            self._data = SectionsDataModule(paths, self.modalities, self.cfg.model.z_width, 1)
+            self._data = SectionsDataModule(
+                paths, self.modalities, self.cfg.model.z_width, self.cfg.data.held_out, self.cfg.seed
+            )
             self._data.setup()
         return self._data
 
@@ -76,9 +79,7 @@ def prepare(run: Run) -> None:
     for source, sdata in zip(raw, sections, strict=True):
         contract.write_section(sdata, run.folder.prepared(source.name))
         if source.truth is not None:
-            run.folder.truth(source.name).parent.mkdir(exist_ok=True)
-            with contract.quiet():
-                source.truth.write_h5ad(run.folder.truth(source.name))
+            contract.write_table(source.truth, run.folder.truth(source.name))
         spots, subspots = len(sdata.shapes[contract.SPOTS]), len(sdata.shapes[contract.SUBSPOTS])
         console.print(f"  {source.name}: {spots:,} spots, {subspots:,} subspots")
 
@@ -90,6 +91,7 @@ def pretrain(run: Run) -> None:
     fit_stage(run.cfg, module, data, run.cfg.pretrain, run.folder.encoder_file.parent, run.loggers)
     if is_main_process():
         save_module(module.encoder, describe(run.cfg, data, "encoder"), run.folder.encoder_file)
+    wait_for_all()
 
 
 def finetune(run: Run) -> None:
@@ -100,6 +102,7 @@ def finetune(run: Run) -> None:
     fit_stage(run.cfg, module, data, run.cfg.finetune, run.folder.model_file.parent, run.loggers)
     if is_main_process():
         save_module(module, describe(run.cfg, data, "model"), run.folder.model_file)
+    wait_for_all()
 
 
 def enhance(run: Run) -> None:
@@ -115,12 +118,14 @@ def enhance(run: Run) -> None:
         contract.write_section(result, run.folder.result(section.name))
         for modality in splits:
             write_h5ad(result, modality, run.folder.table(section.name, modality))
-        scores += _against_truth(run, model, section, splits)
+        scores += _against_truth(run, model, section, splits, prepared.shapes[contract.SUBSPOTS].index)
     if scores:
-        pd.concat(scores).to_csv(run.folder.comparison_file, index=False)
+        write_text(run.folder.comparison_file, pd.concat(scores).to_csv(index=False))
 
 
-def _against_truth(run: Run, model: SpatialVAE, section: Section, splits: dict[str, Split]) -> list[pd.DataFrame]:
+def _against_truth(
+    run: Run, model: SpatialVAE, section: Section, splits: dict[str, Split], subspots: pd.Index
+) -> list[pd.DataFrame]:
     """Score a simulated section; real ones have no truth, and other splits than the simulated one no counterpart."""
     file = run.folder.truth(section.name)
     if not file.is_file():
@@ -130,7 +135,7 @@ def _against_truth(run: Run, model: SpatialVAE, section: Section, splits: dict[s
     for modality, split in splits.items():
         likelihood: Likelihood = model.likelihoods[modality]  # type: ignore[assignment]
         known = set(section.modalities[modality].features) <= set(truth.var_names)
-        if likelihood.sparse_result and known and len(truth) == section.n_subspots:
+        if likelihood.sparse_result and known and truth.obs_names.equals(subspots):
             rows.append(compare(section, modality, likelihood, split, truth))
     return rows
 
@@ -175,21 +180,23 @@ def execute(cfg: Any, path: Path, force: tuple[str, ...] = ()) -> RunFolder:
         make_likelihood(modality.likelihood, 1, **dict(modality.options))
     reader = make_reader(cfg.data.reader, dict(cfg.data.options))
     folder = RunFolder(path)
-    inputs = _input_hashes(reader, cfg)
+    inputs = _input_hashes(reader, cfg) if "prepare" in cfg.stages else {}
+    check_inputs(folder, inputs)
     folder_is_new = not folder.config_file.is_file()
     folder.claim(cfg)
-    if is_main_process():
-        record(folder, cfg, inputs)
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     console.print(f"[bold]{path}[/bold]{'' if folder_is_new else '  (coming back)'}")
-    run = Run(cfg, folder, make_loggers(cfg, path))
+    run = Run(cfg, folder, make_loggers(cfg, path), inputs)
+    status = "failed"
     try:
         for stage in [s for s in STAGES if s in cfg.stages]:
             _stage(run, stage, stage in force)
+        status = "success"
     finally:
-        finish(run.loggers)
-    folder.keep(cfg)
+        finish(run.loggers, status)
+    if is_main_process():
+        folder.keep(cfg)
     _say_where(run)
     return folder
 
@@ -207,6 +214,7 @@ def _stage(run: Run, stage: str, force: bool) -> None:
     STAGE_FUNCTIONS[stage](run)
     seconds = time.perf_counter() - start
     if is_main_process():
+        note_stage(run.folder, run.cfg, stage, run.inputs)
         run.folder.mark(stage, settings, seconds, STAGES[STAGES.index(stage) + 1 :])
     console.print(f"  {stage} took {seconds:.1f} s")
 
@@ -226,16 +234,14 @@ def _say_where(run: Run) -> None:
 
 def _check_devices(cfg: Any) -> None:
     """Refuse devices this machine has not got, and more devices than there are sections to share."""
-    wanted = cfg.trainer.devices
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but torch sees no CUDA device. Use trainer=cpu.")
-    spread = str(cfg.trainer.strategy).startswith(("ddp", "fsdp", "deepspeed"))
-    n_sections = len(paths_of(cfg))
-    if spread and isinstance(wanted, int) and wanted * cfg.trainer.num_nodes > n_sections:
+    n_devices, n_sections = count_devices(cfg), len(paths_of(cfg))
+    if n_devices > n_sections:
         raise ConfigError(
-            f"trainer.devices={wanted} x num_nodes={cfg.trainer.num_nodes}, but there is one training unit per section and "
-            f"{n_sections} section(s): the other devices would repeat the same work. Use trainer.devices={n_sections}, or "
-            "give more sections in data.path."
+            f"trainer.devices={cfg.trainer.devices} x num_nodes={cfg.trainer.num_nodes} makes {n_devices} devices, but there is "
+            f"one training unit per section and {n_sections} section(s): the other devices would repeat the same work. "
+            f"Use trainer.devices={n_sections}, or give more sections in data.path."
         )
 
 
@@ -243,4 +249,5 @@ def _input_hashes(reader: Any, cfg: Any) -> dict[str, str]:
     files = [f for path in paths_of(cfg) for f in (reader.inputs(path) if path or not reader.needs_path else [])]
     if reader.needs_path and None in paths_of(cfg):
         raise ConfigError(f"data={cfg.data.reader} needs data.path=FOLDER.")
-    return hash_files([f for f in files if f.is_file()])
+    named = [cfg.image.weights, cfg.data.features if isinstance(cfg.data.features, str) else None]
+    return hash_files([f for f in (*files, *(Path(n) for n in named if n)) if f.is_file()])

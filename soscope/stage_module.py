@@ -26,8 +26,6 @@ class TrainingSettings:
     ----------
     seed
         Root of all randomness.
-    held_out
-        Share of spots that are hidden from the loss and from their own encoder input throughout.
     mask_share
         Share of the other spots hidden from their own encoder input at each step, so that the decoder must use what lies
         around a spot and its image.
@@ -39,18 +37,20 @@ class TrainingSettings:
         Pairs of that term: ``None`` by size, 0 exact, otherwise sampled.
     learning_rate
         Adam's.
+    median_weight
+        Weight of the median edge of the spot graph, one over its scale.
     dropout
         Share of image features and hidden units dropped per subspot and step.
     """
 
     seed: int = 0
-    held_out: float = 0.1
     mask_share: float = 0.3
     beta: Exponential = field(default_factory=Exponential)
     graph_weight: float = 1.0
     n_pairs: int | None = None
     learning_rate: float = 1e-3
     dropout: float = 0.65
+    median_weight: float = 0.2
 
 
 class StageModule(pl.LightningModule, ABC):
@@ -91,15 +91,16 @@ class StageModule(pl.LightningModule, ABC):
 
     @abstractmethod
     def graph_term(self, tile: Tile, z: Tensor, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Return this tile's part of the cross-entropy over all pairs."""
-
-    def held_out(self, tile: Tile) -> Tensor:
-        """Return the spots this run never trains on, boolean ``(n_spots,)``; the same in both stages and every tile."""
-        return keyed_mask(self.settings.seed, 0, "held_out", tile.keys, self.settings.held_out)
+        """Return this tile's part of the cross-entropy over all pairs, without what belongs to held-out spots."""
 
     def encode(self, tile: Tile, visible: Tensor) -> Latent:
-        """Return q(z | X, A) with only the ``visible`` spots' profiles shown."""
-        return self.encoder(tile.profiles, tile.library_size, tile.spot_edges, tile.spot_weight, visible)
+        """Return q(z | X, A) with only the ``visible`` spots' profiles shown.
+
+        Edges that touch a hidden spot get the median's weight: the similarity of profiles would tell of what is hidden.
+        """
+        known = visible[tile.spot_edges].all(0)
+        weight = torch.where(known, tile.spot_weight, torch.full_like(tile.spot_weight, self.settings.median_weight))
+        return self.encoder(tile.profiles, tile.library_size, tile.spot_edges, weight, visible)
 
     def losses(self, tile: Tile, step: int) -> dict[str, Tensor]:
         """Return this tile's part of each term; over the tiles of a section the parts add up (pairs: in expectation).
@@ -107,7 +108,7 @@ class StageModule(pl.LightningModule, ABC):
         Reconstruction and KL are sums over core spots that are not held out, divided by the section's number of spots.
         """
         s = self.settings
-        held = self.held_out(tile)
+        held = tile.held_out
         masked = keyed_mask(s.seed, step, "mask", tile.keys, s.mask_share)
         latent = self.encode(tile, ~(held | masked))
         z = latent.sample(keyed_normal(s.seed, step, "z", tile.keys, latent.mean.shape[1]))
@@ -129,16 +130,18 @@ class StageModule(pl.LightningModule, ABC):
         """Take one tile; the loss is divided by the number of features, so that the clipping threshold fits any panel."""
         terms = self.losses(tile, self.global_step)
         for name, value in terms.items():
-            self.log(f"{self.stage}/train_{name}", value.detach(), on_step=False, on_epoch=True, batch_size=1)
+            self.log(
+                f"{self.stage}/train_{name}", value.detach(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True
+            )
         return terms["loss"] / sum(x.shape[1] for x in tile.profiles.values())
 
     def validation_step(self, tile: Tile, batch_idx: int) -> None:
         """Score held-out spots from what lies around them: minus the mean log probability at the mean of z."""
-        held = self.held_out(tile)
+        held = tile.held_out
         chosen = held & tile.core
         decoded = self.decode(tile, self.encode(tile, ~held).mean)
         loss = -(self.spot_log_prob(tile, decoded) * chosen).sum() / chosen.sum().clamp(min=1)
-        self.log(self.monitor, loss, prog_bar=True, batch_size=max(int(chosen.sum()), 1))
+        self.log(self.monitor, loss, prog_bar=True, batch_size=max(int(chosen.sum()), 1), sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over all parameters."""

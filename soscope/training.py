@@ -25,6 +25,22 @@ def is_main_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+def wait_for_all() -> None:
+    """Let processes that train together meet, so that one reads what another has written."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+
+
+def count_devices(cfg: Any) -> int:
+    """Return how many devices ``trainer.devices`` and ``trainer.num_nodes`` ask for."""
+    wanted, gpu = cfg.trainer.devices, cfg.trainer.accelerator in ("gpu", "cuda", "auto")
+    there = max(torch.cuda.device_count() if gpu else 1, 1)
+    if str(wanted) in ("auto", "-1"):
+        return there * cfg.trainer.num_nodes
+    listed = str(wanted).strip("[]").split(",") if not str(wanted).isdigit() else None
+    return (len(listed) if listed else int(str(wanted))) * cfg.trainer.num_nodes
+
+
 class StageProgress(RichProgressBar):
     """One bar that names the stage and shows the held-out loss."""
 
@@ -70,9 +86,10 @@ def fit_stage(
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        try:
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        except SystemExit as stop:  # what Lightning makes of Ctrl-C
+            raise (KeyboardInterrupt if trainer.interrupted else stop) from None
     state = torch.load(best.best_model_path or last, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(state)
     module.cpu().eval()

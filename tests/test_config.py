@@ -55,7 +55,9 @@ def test_run_name_follows_what_is_trained_and_nothing_else(compose: Callable) ->
         first
     )
     assert run_name(compose("seed=1")) != run_name(first)
+    assert run_name(compose("trainer.progress=true", "trainer.threads=1", "image.cache=/x")) == run_name(first)
     assert run_name(compose("data=visium", "data.path=[/x/liver,/x/kidney]")).startswith("liver+1-nb-")
+    assert run_name(compose("data=visium", "data.path=/x/kidney/outs")).startswith("kidney-nb-")
 
 
 @pytest.mark.parametrize(
@@ -66,9 +68,11 @@ def test_run_name_follows_what_is_trained_and_nothing_else(compose: Callable) ->
         (["enhance.posterior=best"], "conditional, prior"),
         (["data.held_out=0.9"], "data.held_out=0.9 must lie between 0 and 0.5"),
         (["graph.similarity_scale=1"], "similarity_scale"),
+        (["seed=-1"], "seed=-1 must lie"),
+        (["finetune.steps_per_epoch=0"], "finetune.steps_per_epoch=0"),
         (["split.extent=spot", "platform.spot_diameter_um=null"], "needs platform.spot_diameter_um"),
         (["model.n_heads=3"], "must divide"),
-        (["data=visium", "data.path=[/a/outs,/b/outs]"], "two sections 'outs'"),
+        (["data=visium", "data.path=[/a/x,/b/x]"], "two sections 'x'"),
     ],
 )
 def test_values_that_cannot_run(overrides: list[str], says: str, compose: Callable) -> None:

@@ -14,7 +14,7 @@ from soscope import contract
 from soscope.build import build_finetune, build_pretrain
 from soscope.data.module import SectionsDataModule
 from soscope.data.section import Section, interpolation_weights
-from soscope.data.tiles import Tile, make_tile
+from soscope.data.tiles import Tile, held_out_spots, make_tile
 from soscope.enhance import split_tile
 from soscope.likelihoods import make_likelihood
 from soscope.nn.parent import Parent
@@ -32,8 +32,8 @@ def section(compose: Callable, cache: Path) -> Section:
 
 
 def module_of(section: Section, cfg: object, tiles: list[Tile] | None = None) -> SectionsDataModule:
-    data = SectionsDataModule([], ["rna"], cfg.model.z_width, 3)  # type: ignore[attr-defined]
-    data.sections, data.tiles = [section], tiles or [make_tile(section, z_width=cfg.model.z_width)]  # type: ignore[attr-defined]
+    data = SectionsDataModule([], ["rna"])
+    data.sections, data.tiles = [section], tiles or [make_tile(section, held_out=held_out_spots(section, 0, 0.1))]
     return data
 
 
@@ -94,23 +94,37 @@ def as_double(tile: Tile) -> Tile:
     return Tile(**{k: up(v) for k, v in vars(tile).items()})
 
 
-def test_held_out_spots_are_the_same_in_both_stages_and_never_seen(section: Section, compose: Callable) -> None:
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_held_out_spots_reach_no_term_and_no_gradient(section: Section, compose: Callable, stage: str) -> None:
     cfg = compose()
     data = module_of(section, cfg)
     tile = data.tiles[0]
-    pre, fine = build_pretrain(cfg, data), build_finetune(cfg, data)
-    held = pre.held_out(tile)
-    assert 0 < held.sum() < 0.3 * len(held)
-    assert torch.equal(held, fine.held_out(tile))
-    changed = replace(tile, profiles={"rna": torch.where(held[:, None], 900.0, tile.profiles["rna"])})
-    for module in (pre, replace_graph_weight(fine)):
-        for name in ("reconstruction", "kl"):
-            torch.testing.assert_close(module.losses(tile, 2)[name], module.losses(changed, 2)[name])
+    held = tile.held_out
+    assert held.sum() == round(0.1 * section.n_spots)
+    changed = replace(
+        tile,
+        profiles={"rna": torch.where(held[:, None], 900.0, tile.profiles["rna"])},
+        library_size={"rna": torch.where(held, 9e4, tile.library_size["rna"])},
+        spot_weight=torch.where(held[tile.spot_edges].any(0), 0.9, tile.spot_weight),
+    )
+    module = (build_pretrain if stage == "pretrain" else build_finetune)(cfg, data)
+    assert module.settings.graph_weight > 0
+    results = []
+    for t in (tile, changed):
+        losses = module.losses(t, 2)
+        gradients = torch.autograd.grad(losses["loss"], list(module.parameters()), allow_unused=True)
+        results.append([*losses.values(), *[g for g in gradients if g is not None]])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
 
 
-def replace_graph_weight(module: torch.nn.Module) -> torch.nn.Module:
-    module.settings = replace(module.settings, graph_weight=0.0)
-    return module
+def test_held_out_spots_follow_names_and_are_never_none(section: Section) -> None:
+    held = held_out_spots(section, 0, 0.1)
+    order = np.random.default_rng(1).permutation(section.n_spots)
+    np.testing.assert_array_equal(held_out_spots(relabelled(section, order), 0, 0.1), held[order])
+    assert not np.array_equal(held, held_out_spots(section, 1, 0.1))
+    assert held_out_spots(section, 0, 1e-4).sum() == 1
+    assert held_out_spots(section, 0, 0.0).sum() == 0
 
 
 def test_empty_and_isolated_spots_are_accepted(section: Section, compose: Callable) -> None:
@@ -183,6 +197,6 @@ def test_sections_with_other_features_are_refused(trained: Path, tmp_path: Path)
         table = sdata.tables["rna"][:, i:].copy()
         sdata.tables["rna"] = table
         contract.write_section(sdata, tmp_path / f"{name}.zarr")
-    data = SectionsDataModule([tmp_path / "a.zarr", tmp_path / "b.zarr"], ["rna"], 0.5, 1)
+    data = SectionsDataModule([tmp_path / "a.zarr", tmp_path / "b.zarr"], ["rna"])
     with pytest.raises(Exception, match="different features"):
         data.setup()

@@ -19,6 +19,7 @@ from soscope.prepare.encoders import ENCODERS, make_encoder
 from soscope.prepare.image_features import PatchCutter, encode_patches, reduce_features
 from soscope.prepare.panel import choose_features, represent
 from soscope.prepare.pipeline import prepare_sections
+from soscope.prepare.subspots import Subspots
 from soscope.read import DemoReader
 
 
@@ -75,7 +76,10 @@ def test_representations(table: tuple) -> None:
     np.testing.assert_allclose(np.expm1(normal).sum(1), np.median(size), rtol=1e-4)
     parts = represent("components", [adata[:100], adata[100:]], [size[:100], size[100:]], n_components=3)
     assert [p.shape for p in parts] == [(100, 3), (44, 3)]
-    with pytest.raises(ConfigError, match="counts, lognorm, components"):
+    back = parts[0].uns["components"]
+    rebuilt = np.concatenate([p.X for p in parts]) @ back["loadings"] * back["sd"] + back["mean"]
+    assert abs(rebuilt - normal).mean() < abs(normal - normal.mean(0)).mean()
+    with pytest.raises(ConfigError, match="counts, values, lognorm, components"):
         represent("cpm", [adata], [size])
 
 
@@ -184,6 +188,32 @@ def test_wrong_platform_table_or_values_stop_before_any_encoding(compose: Callab
     raw.tables["rna"].X.data[5] = 0.5
     with pytest.raises(DataError, match="fractional.*model=gaussian"):
         prepare_sections(compose(), [raw])
+
+
+def test_real_values_as_given_for_the_gaussian_model(compose: Callable, cache: Path) -> None:
+    raw = DemoReader(rows=10, columns=8).read(None, 0).sdata
+    counts = raw.tables["rna"].X.toarray()
+    raw.tables["rna"].X = np.log1p(counts) - 2
+    with pytest.raises(DataError, match="representation=values"):
+        prepare_sections(compose("model=gaussian"), [raw])
+    cfg = compose("model=gaussian", "model.modalities.rna.representation=values", f"image.cache={cache}")
+    table = prepare_sections(cfg, [raw])[0]["rna"]
+    assert table.n_vars == 12
+    assert table.var["morans_i"].min() > 0
+    assert table.X.min() < 0
+
+
+def test_names_given_on_the_command_line_are_taken_in_their_order(compose: Callable, cache: Path) -> None:
+    raw = DemoReader(rows=10, columns=8).read(None, 0).sdata
+    cfg = compose("data.features=[gene_003,gene_001]", f"image.cache={cache}")
+    assert prepare_sections(cfg, [raw])[0]["rna"].var_names.tolist() == ["gene_003", "gene_001"]
+
+
+def test_subspots_under_no_spot_have_names_of_their_own() -> None:
+    corners = np.zeros((4, 3, 2)) + np.array([[0, 0], [1, 0], [0, 1]])
+    shapes = Subspots(np.array([0, -1, 1, -1]), np.zeros((4, 2)), np.zeros((4, 2)), corners).to_shapes(["a", "b"])
+    assert shapes.index.tolist() == ["a:0", ":0", "b:0", ":1"]
+    assert shapes["parent_name"].tolist() == ["a", "", "b", ""]
 
 
 def test_another_format_version_is_refused(compose: Callable, cache: Path) -> None:

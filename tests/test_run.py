@@ -59,7 +59,7 @@ def test_run_folder_holds_what_the_docs_promise(trained: Path) -> None:
     for name in ("pretrain/encoder.pt", "pretrain/last.ckpt", "finetune/model.pt", "finetune/last.ckpt"):
         torch.load(trained / name, weights_only=True)
     provenance = json.loads((trained / "provenance.json").read_text())
-    assert provenance["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert provenance["stages"]["finetune"]["versions"]["torch"] == torch.__version__.split("+")[0]
     metrics = pd.read_csv(trained / "metrics.csv")
     assert set(metrics["stage"]) == {"pretrain", "finetune"}
     assert metrics["held_out_loss"].notna().all()
@@ -89,7 +89,7 @@ def test_same_command_comes_back_and_does_nothing_twice(
     out = capsys.readouterr().out
     assert out.count("done before") == 5
     changed = {Path(f).name for f, t in snapshot(trained).items() if before.get(f) != t}
-    assert changed <= {"config.yaml", "provenance.json"}
+    assert changed <= {"config.yaml"}
 
 
 def test_folder_with_another_config_is_refused_and_left_alone(
@@ -129,7 +129,7 @@ def test_resuming_equals_the_uninterrupted_run(stage: str, trained: Path, compos
     build = build_pretrain if stage == "pretrain" else build_finetune
 
     def train(folder: Path, stop_at: int | None) -> torch.nn.Module:
-        data = SectionsDataModule([trained / "prepared" / "demo.zarr"], ["rna"], cfg.model.z_width, 1)
+        data = SectionsDataModule([trained / "prepared" / "demo.zarr"], ["rna"], cfg.model.z_width, cfg.data.held_out)
         data.setup()
         module = build(cfg, data)
 
@@ -238,6 +238,48 @@ def test_changed_input_is_noticed(
     file.write_text(file.read_text().replace("40.0", "41.0"))
     assert soscope(*command) == 1
     assert "another version of scalefactors_json.json" in capsys.readouterr().err
+
+
+def test_input_that_was_refused_can_be_mended(soscope: Callable, cache: Path, tmp_path: Path) -> None:
+    from space_ranger import write_folder
+
+    folder = write_folder(tmp_path / "liver")
+    file = folder / "spatial" / "tissue_positions_list.csv"
+    good = file.read_text()
+    file.write_text(good.replace(",1,", ",0,", 1).replace("-1,1,", "-1,0,").replace(",1,", ",0,"))
+    words = [w for w in TINY if "options" not in w]
+    command = [
+        "prepare",
+        *words,
+        "data=visium",
+        f"data.path={folder}",
+        f"image.cache={cache}",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    assert soscope(*command) == 1
+    file.write_text(good)
+    assert soscope(*command) == 0
+
+
+def test_report_needs_neither_the_input_nor_the_folder_it_was_started_in(
+    soscope: Callable, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from space_ranger import write_folder
+
+    folder = write_folder(tmp_path / "a" / "liver")
+    monkeypatch.chdir(tmp_path / "a")
+    words = [w for w in TINY if "options" not in w]
+    assert (
+        soscope(*words, "data=visium", "data.path=liver", f"image.cache={cache}", f"hydra.run.dir={tmp_path / 'run'}")
+        == 0
+    )
+    folder.rename(tmp_path / "gone")
+    monkeypatch.chdir(tmp_path)
+    made = json.loads((tmp_path / "run" / "provenance.json").read_text())["inputs"]
+    assert soscope("report", "run=run", "report.n_features=2") == 0
+    assert json.loads((tmp_path / "run" / "provenance.json").read_text())["inputs"] == made
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (config["report"]["n_features"], len(config["stages"])) == (2, 5)
 
 
 def test_two_sections_are_trained_together_and_written_apart(soscope: Callable, cache: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ COLUMNS = {"pearson": "Pearson r", "within_spot_r": "within-spot r", "nmse": "er
 def compare(section: Section, modality: str, likelihood: Likelihood, split: Split, truth: AnnData) -> pd.DataFrame:
     """Score the model and every baseline, one row per method and feature.
 
-    Subspots are matched by name to the rows of ``truth``, features by name to its columns.
+    The rows of ``truth`` are the section's subspots in their order; features are matched by name to its columns.
     """
     features = section.modalities[modality].features
     expected = truth[:, features].X

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from soscope import contract
 from soscope.data.section import Section
-from soscope.data.tiles import Tile, make_tile
+from soscope.data.tiles import Tile, held_out_spots, make_tile
 from soscope.errors import DataError
 
 
@@ -39,14 +39,21 @@ class SectionsDataModule(pl.LightningDataModule):
         Tables the model uses.
     z_width
         Width of the bumps by which z continues to subspots, in pitches.
-    steps_per_epoch
-        Training steps in an epoch; each takes one tile.
+    held_out, seed
+        Share of spots never trained on, and the seed they are chosen by.
+
+    Notes
+    -----
+    ``steps_per_epoch``, an attribute, is the number of training steps in an epoch; each takes one tile.
     """
 
-    def __init__(self, paths: list[Path], modalities: list[str], z_width: float, steps_per_epoch: int) -> None:
+    def __init__(
+        self, paths: list[Path], modalities: list[str], z_width: float = 0.5, held_out: float = 0.1, seed: int = 0
+    ) -> None:
         super().__init__()
         self.paths, self.modality_names, self.z_width = paths, modalities, z_width
-        self.steps_per_epoch = steps_per_epoch
+        self.held_out, self.seed = held_out, seed
+        self.steps_per_epoch = 1
         self.sections: list[Section] = []
         self.tiles: list[Tile] = []
 
@@ -61,7 +68,11 @@ class SectionsDataModule(pl.LightningDataModule):
                 raise DataError(
                     f"sections '{first.name}' and '{section.name}' hold different features; prepare them together."
                 )
-        self.tiles = [make_tile(s, i, z_width=self.z_width) for i, s in enumerate(self.sections)]
+        held = [held_out_spots(s, self.seed, self.held_out) for s in self.sections]
+        self.tiles = [
+            make_tile(s, i, z_width=self.z_width, held_out=h)
+            for i, (s, h) in enumerate(zip(self.sections, held, strict=True))
+        ]
 
     @property
     def features(self) -> dict[str, list[str]]:

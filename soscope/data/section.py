@@ -106,7 +106,8 @@ def interpolation_weights(
     """Return (subspot, spot, weight) by which z continues from spots to subspots.
 
     Gaussian bumps of standard deviation ``width_um`` around spots, cut at three of them and normalised per subspot. With
-    ``width_um = 0`` every subspot takes its parent's z. A subspot far from every spot has no entry.
+    ``width_um = 0``, or bumps too narrow to reach it, a subspot takes its parent's z. One under no spot and far from all has
+    no entry.
     """
     if width_um <= 0:
         inside = np.flatnonzero(parent >= 0)
@@ -114,4 +115,7 @@ def interpolation_weights(
     near = cKDTree(subspot_xy_um).sparse_distance_matrix(cKDTree(xy_um), 3 * width_um, output_type="coo_matrix")
     weight = np.exp(-0.5 * (near.data / width_um) ** 2)
     total = np.bincount(near.row, weight, minlength=len(subspot_xy_um))
-    return near.row.astype(np.int64), near.col.astype(np.int64), (weight / total[near.row]).astype(np.float32)
+    alone = np.flatnonzero((total == 0) & (parent >= 0))
+    subspot = np.concatenate([near.row, alone]).astype(np.int64)
+    spot = np.concatenate([near.col, parent[alone]]).astype(np.int64)
+    return subspot, spot, np.concatenate([weight / total[near.row], np.ones(len(alone))]).astype(np.float32)

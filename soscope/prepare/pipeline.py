@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from omegaconf import OmegaConf
 from platformdirs import user_cache_path
 from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import ShapesModel
 
 from soscope import contract
+from soscope.checks import check_counts
 from soscope.errors import ConfigError, DataError
 from soscope.lattice import Affine, Lattice, fit_affine, make_lattice
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.prepare.encoders import make_encoder
 from soscope.prepare.graphs import Graph, neighbour_edges, similarity
 from soscope.prepare.image_features import encode_patches, reduce_features
-from soscope.prepare.panel import choose_features, represent
+from soscope.prepare.panel import choose_features, represent, representation_of
 from soscope.prepare.subspots import Subspots, disc_share, split_spots
 
 log = logging.getLogger("soscope")
@@ -39,6 +41,7 @@ class Placed:
     affine: Affine
     subspots: Subspots
     um_per_px: float
+    subspot_pitch_um: float
 
 
 def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
@@ -72,7 +75,9 @@ def _place(cfg: Any, sdata: SpatialData, lattice: Lattice) -> Placed:
     if cfg.split.extent == "spot":
         share = disc_share(lattice, cfg.platform.spot_diameter_um, cfg.platform.pitch_um)
     subspots = split_spots(lattice, unit_xy, affine, cfg.split.subspots, share)
-    return Placed(sdata, name, unit_xy, affine, subspots, cfg.platform.pitch_um / affine.pitch_px)
+    um_per_px = cfg.platform.pitch_um / affine.pitch_px
+    subspot_pitch = cfg.platform.pitch_um * float(np.sqrt(share / cfg.split.subspots))
+    return Placed(sdata, name, unit_xy, affine, subspots, um_per_px, subspot_pitch)
 
 
 def _check_counts(cfg: Any, placed: Sequence[Placed]) -> None:
@@ -84,16 +89,20 @@ def _check_counts(cfg: Any, placed: Sequence[Placed]) -> None:
                     f"model={cfg.model.name} needs a table '{modality}', section '{p.name}' has: {', '.join(p.sdata.tables)}."
                 )
             table = p.sdata.tables[modality]
-            counted = choice.likelihood if choice.representation == "counts" else "poisson"
-            checker = make_likelihood(counted, table.n_vars)
+            where = f"section '{p.name}', table '{modality}'"
             names = table.obs_names.tolist(), table.var_names.tolist()
-            checker.check(table.X, f"section '{p.name}', table '{modality}'", *names)
+            _likelihood(choice, table.n_vars).check(table.X, where, *names)
+            if representation_of(choice.representation).needs_counts:
+                check_counts(table.X, where, *names)
 
 
 def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float) -> list[AnnData]:
     """Return the chosen features of one modality in the form the model sees, per section."""
     full = [p.sdata.tables[modality] for p in placed]
-    chosen = choose_features(cfg.data.features, full, [p.unit_xy for p in placed], radius, modality)
+    counted = representation_of(cfg.model.modalities[modality].representation).needs_counts
+    wanted = cfg.data.features
+    wanted = OmegaConf.to_container(wanted) if OmegaConf.is_config(wanted) else wanted
+    chosen = choose_features(wanted, full, [p.unit_xy for p in placed], radius, modality, counted)
     library = [np.asarray(t.X.sum(1)).ravel().astype(np.float64) for t in full]
     parts = []
     for table, size in zip(full, library, strict=True):
@@ -127,8 +136,7 @@ def _encode(cfg: Any, encoder: Any, p: Placed) -> np.ndarray:
     image = contract.image_of(p.sdata)
     if image is None:
         raise ConfigError(f"section '{p.name}' has no image; use image=none.")
-    subspot_pitch = cfg.platform.pitch_um / np.sqrt(cfg.split.subspots)
-    width_px = (cfg.image.patch_width_um or 2 * subspot_pitch) / p.um_per_px
+    width_px = (cfg.image.patch_width_um or 2 * p.subspot_pitch_um) / p.um_per_px
     cache = Path(cfg.image.cache).expanduser() if cfg.image.cache else user_cache_path("soscope")
     return encode_patches(
         encoder,
@@ -200,7 +208,7 @@ def _notes(cfg: Any, p: Placed, tables: dict[str, AnnData]) -> dict[str, Any]:
         "subspots_per_spot": int(cfg.split.subspots),
         "extent": cfg.split.extent,
         "image_encoder": cfg.image.encoder,
-        "adds_up": all(_likelihood(c, 1).adds_up for c in cfg.model.modalities.values()),
+        "adds_up": {m: _likelihood(c, 1).adds_up for m, c in cfg.model.modalities.items()},
         "representation": {m: c.representation for m, c in cfg.model.modalities.items()},
         "n_features_read": {m: int(p.sdata.tables[m].n_vars) for m in tables},
     }

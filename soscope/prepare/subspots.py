@@ -12,6 +12,7 @@ import shapely
 
 from soscope.contract import PARENT, PARENT_NAME
 from soscope.lattice import Affine, Lattice
+from soscope.matrices import rank_within
 
 
 @dataclass
@@ -36,11 +37,9 @@ class Subspots:
     outlines_px: np.ndarray
 
     def to_shapes(self, spot_names: list[str]) -> gpd.GeoDataFrame:
-        """Return polygons named ``SPOT:NUMBER`` with their parent."""
-        number = np.zeros(len(self.parent), dtype=int)
-        counts = np.bincount(self.parent[self.parent >= 0], minlength=len(spot_names))
-        number[self.parent >= 0] = np.concatenate([np.arange(c) for c in counts])
-        parents = np.array(spot_names, dtype=object)[self.parent]
+        """Return polygons named ``SPOT:NUMBER`` with their parent, ``:NUMBER`` under no spot."""
+        number = rank_within(self.parent)
+        parents = np.array([*spot_names, ""], dtype=object)[self.parent]
         names = pd.Index([f"{p}:{i}" for p, i in zip(parents, number, strict=True)])
         columns = {PARENT: self.parent.astype(np.int64), PARENT_NAME: parents}
         return gpd.GeoDataFrame(columns, geometry=shapely.polygons(self.outlines_px), index=names)

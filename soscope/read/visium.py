@@ -14,6 +14,7 @@ from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.errors import DataError
+from soscope.names import section_name
 from soscope.read.base import RawSection, Reader, as_rgb, check_ids, check_inside, check_names, split_modalities
 
 COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix/matrix.mtx.gz")
@@ -56,7 +57,7 @@ class VisiumReader(Reader, name="visium"):
         with contract.quiet():
             sdata = self._open(folder)
         table = sdata.tables["table"]
-        section = folder.resolve().name
+        section = section_name(folder)
         check_names(table, f"section '{section}'")
         check_ids(table, f"'{folder / self._counts(folder)}'")
         table = self._under_tissue(table, folder)

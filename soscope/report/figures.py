@@ -105,7 +105,7 @@ def feature_maps(sdata: SpatialData, canvas: Canvas, modality: str, feature: str
     """Draw the tissue image, the observed spots, the enhanced subspots and their standard deviation."""
     observed = sdata.tables[modality]
     enhanced = sdata.tables[contract.enhanced_name(modality)]
-    share = _equal_share(sdata, observed, feature)
+    share = _equal_share(sdata, modality, observed, feature)
     mean, sd = _column(enhanced, feature), _column(enhanced, feature, "sd")
     norm = _norm(share, mean)
     figure = Figure(figsize=(13.5, 3.6), layout="constrained")
@@ -168,15 +168,18 @@ def score_scatter(scores: pd.DataFrame) -> Figure:
 def save(figure: Figure, file: Path, dpi: int) -> Path:
     """Write a picture as PNG."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=dpi)
-    return file
+    partial = file.with_name(file.name + ".partial")
+    figure.savefig(partial, dpi=dpi, format="png")
+    return partial.replace(file)
 
 
-def _equal_share(sdata: SpatialData, observed: object, feature: str) -> np.ndarray:
+def _equal_share(sdata: SpatialData, modality: str, observed: object, feature: str) -> np.ndarray:
     """Return the observed value of a spot on the scale of a subspot: divided by K for counts, as it is for averages."""
-    facts = contract.facts(sdata)
     values = _column(observed, feature)
-    return values / facts["subspots_per_spot"] if facts["adds_up"] else values
+    if not contract.facts(sdata)["adds_up"][modality]:
+        return values
+    parent = sdata.shapes[contract.SUBSPOTS][contract.PARENT].to_numpy()
+    return values / np.maximum(np.bincount(parent[parent >= 0], minlength=len(values)), 1)
 
 
 def _column(table: object, feature: str, layer: str | None = None) -> np.ndarray:
