@@ -33,6 +33,22 @@ def test_space_ranger_layouts_give_the_section_that_was_written(tmp_path: Path, 
         np.testing.assert_array_equal(contract.image_of(raw.sdata), contract.image_of(expected))
 
 
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+def test_full_resolution_image_is_preferred_when_given(tmp_path: Path, suffix: str) -> None:
+    folder = write_folder(tmp_path / "s")
+    hires = Image.open(folder / "spatial" / "tissue_hires_image.png")
+    slide = tmp_path / f"slide{suffix}"
+    hires.resize((hires.width * 2, hires.height * 2)).save(slide)
+    raw = VisiumReader(image_file=str(slide)).read(folder, 0)
+    expected = DemoReader(rows=10, columns=8, n_features=40).read(None, 0).sdata
+    assert contract.image_of(raw.sdata).shape == (3, 2 * hires.height, 2 * hires.width)
+    np.testing.assert_allclose(
+        raw.sdata.tables["rna"].obsm["spatial"], 2 * expected.tables["rna"].obsm["spatial"], atol=0.02
+    )
+    with pytest.raises(DataError, match="slide.none' is missing"):
+        VisiumReader(image_file=str(tmp_path / "slide.none")).read(folder, 0)
+
+
 def test_rna_and_protein_are_parted_by_feature_type(tmp_path: Path) -> None:
     raw = VisiumReader().read(write_folder(tmp_path / "s", protein=True), 0)
     assert raw.sdata.tables["rna"].n_vars == 40

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata
+from space_ranger import write_folder
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.slow
@@ -59,6 +60,20 @@ def test_demo_at_the_defaults_is_no_worse_than_equal_division(soscope: Callable,
     scores = pd.read_csv(folder / "comparison.csv").groupby("method")[["pearson", "within_spot_r"]].mean()
     assert scores.loc["soscope", "pearson"] > scores.loc["copy-down", "pearson"] - 0.005
     assert scores.loc["soscope", "within_spot_r"] > 0.15
+
+
+def test_two_processes_share_two_sections(tmp_path: Path) -> None:
+    """Lightning's DDP on the CPU: each process trains on its own section, one writes the results."""
+    paths = ",".join(str(write_folder(tmp_path / name)) for name in ("left", "right"))
+    words = ["data=visium", f"data.path=[{paths}]", "data.features=12", f"image.cache={tmp_path}", *SHORT]
+    command = [sys.executable, str(ROOT / "train.py"), *words, "trainer=ddp", "trainer.accelerator=cpu"]
+    done = subprocess.run(
+        [*command, f"hydra.run.dir={tmp_path / 'run'}"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "MEMBER: 2/2" in done.stdout + done.stderr
+    for name in ("left", "right"):
+        assert_adds_up(tmp_path / "run", name, 7)
 
 
 def test_installed_wheel_runs_from_another_folder(tmp_path: Path) -> None:
