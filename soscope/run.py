@@ -74,7 +74,7 @@ def prepare(run: Run) -> None:
     """Read, check and prepare all sections; the truth of a simulated one is kept aside."""
     reader = make_reader(run.cfg.data.reader, dict(run.cfg.data.options))
     paths = paths_of(run.cfg)
-    raw = [reader.read(path, run.cfg.seed) for path in paths]
+    raw = [reader.read(path) for path in paths]
     sections = prepare_sections(run.cfg, [r.sdata for r in raw])
     for source, sdata in zip(raw, sections, strict=True):
         contract.write_section(sdata, run.folder.prepared(source.name))

@@ -23,7 +23,7 @@ def write_folder(
     folder: Path, *, mtx: bool = False, header: bool = False, protein: bool = False, lowres_only: bool = False
 ) -> Path:
     """Write matrix (h5 or mtx), positions (old or new name), scale factors and images of a simulated section."""
-    raw = DemoReader(rows=10, columns=8, n_features=40).read(None, 0).sdata
+    raw = DemoReader(rows=10, columns=8, n_features=40).read(None).sdata
     table = raw.tables["rna"]
     counts = sparse.csr_matrix(table.X)
     features = pd.DataFrame(

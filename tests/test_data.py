@@ -27,7 +27,7 @@ from soscope.split import Split, conservation_error
 
 @pytest.fixture(scope="module")
 def section(compose: Callable, cache: Path) -> Section:
-    raw = DemoReader(rows=12, columns=9).read(None, 0).sdata
+    raw = DemoReader(rows=12, columns=9).read(None).sdata
     return Section.from_sdata(prepare_sections(compose(f"image.cache={cache}"), [raw])[0], ["rna"])
 
 
@@ -68,7 +68,7 @@ def test_relabelling_spots_permutes_the_output(section: Section, compose: Callab
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_reconstruction_and_kl_of_tiles_add_up_to_the_sections(compose: Callable, cache: Path, stage: str) -> None:
     cfg = compose(f"image.cache={cache}")
-    raw = DemoReader(rows=6, columns=28).read(None, 0).sdata
+    raw = DemoReader(rows=6, columns=28).read(None).sdata
     section = Section.from_sdata(prepare_sections(cfg, [raw])[0], ["rna"])
     model = (build_pretrain if stage == "pretrain" else build_finetune)(cfg, module_of(section, cfg)).double()
     whole = model.losses(as_double(make_tile(section)), 3)

@@ -160,7 +160,7 @@ def test_reduced_features_keep_the_relative_size_of_components(rng: np.random.Ge
 
 def test_prepared_section_survives_the_disk(compose: Callable, tmp_path: Path, cache: Path) -> None:
     cfg = compose(f"image.cache={cache}")
-    raw = DemoReader(rows=10, columns=8).read(None, 0).sdata
+    raw = DemoReader(rows=10, columns=8).read(None).sdata
     prepared = prepare_sections(cfg, [raw])[0]
     contract.write_section(prepared, tmp_path / "s.zarr")
     back = contract.open_section(tmp_path / "s.zarr")
@@ -178,7 +178,7 @@ def test_prepared_section_survives_the_disk(compose: Callable, tmp_path: Path, c
 
 
 def test_wrong_platform_table_or_values_stop_before_any_encoding(compose: Callable) -> None:
-    raw = DemoReader(rows=10, columns=8).read(None, 0).sdata
+    raw = DemoReader(rows=10, columns=8).read(None).sdata
     with pytest.raises(DataError, match="contradicts platform=dbit.*platform=visium"):
         prepare_sections(compose("platform=dbit"), [raw])
     cfg = compose()
@@ -191,7 +191,7 @@ def test_wrong_platform_table_or_values_stop_before_any_encoding(compose: Callab
 
 
 def test_real_values_as_given_for_the_gaussian_model(compose: Callable, cache: Path) -> None:
-    raw = DemoReader(rows=10, columns=8).read(None, 0).sdata
+    raw = DemoReader(rows=10, columns=8).read(None).sdata
     counts = raw.tables["rna"].X.toarray()
     raw.tables["rna"].X = np.log1p(counts) - 2
     with pytest.raises(DataError, match="representation=values"):
@@ -204,7 +204,7 @@ def test_real_values_as_given_for_the_gaussian_model(compose: Callable, cache: P
 
 
 def test_names_given_on_the_command_line_are_taken_in_their_order(compose: Callable, cache: Path) -> None:
-    raw = DemoReader(rows=10, columns=8).read(None, 0).sdata
+    raw = DemoReader(rows=10, columns=8).read(None).sdata
     cfg = compose("data.features=[gene_003,gene_001]", f"image.cache={cache}")
     assert prepare_sections(cfg, [raw])[0]["rna"].var_names.tolist() == ["gene_003", "gene_001"]
 
@@ -217,7 +217,7 @@ def test_subspots_under_no_spot_have_names_of_their_own() -> None:
 
 
 def test_another_format_version_is_refused(compose: Callable, cache: Path) -> None:
-    raw = DemoReader(rows=10, columns=8).read(None, 0).sdata
+    raw = DemoReader(rows=10, columns=8).read(None).sdata
     raw.attrs["soscope"]["format_version"] = 99
     with pytest.raises(DataError, match="data format 99"):
         prepare_sections(compose(f"image.cache={cache}"), [raw])

@@ -21,8 +21,8 @@ from soscope.read import DemoReader, VisiumReader, make_reader
 @pytest.mark.parametrize("layout", [{}, {"header": True}, {"mtx": True}, {"lowres_only": True}])
 def test_space_ranger_layouts_give_the_section_that_was_written(tmp_path: Path, layout: dict) -> None:
     folder = write_folder(tmp_path / "section a", **layout)
-    raw = VisiumReader().read(folder, 0)
-    expected = DemoReader(rows=10, columns=8, n_features=40).read(None, 0).sdata
+    raw = VisiumReader().read(folder)
+    expected = DemoReader(rows=10, columns=8, n_features=40).read(None).sdata
     table, reference = raw.sdata.tables["rna"], expected.tables["rna"]
     assert raw.name == "section a"
     np.testing.assert_array_equal(table.X.toarray(), reference.X.toarray())
@@ -39,28 +39,28 @@ def test_full_resolution_image_is_preferred_when_given(tmp_path: Path, suffix: s
     hires = Image.open(folder / "spatial" / "tissue_hires_image.png")
     slide = tmp_path / f"slide{suffix}"
     hires.resize((hires.width * 2, hires.height * 2)).save(slide)
-    raw = VisiumReader(image_file=str(slide)).read(folder, 0)
-    expected = DemoReader(rows=10, columns=8, n_features=40).read(None, 0).sdata
+    raw = VisiumReader(image_file=str(slide)).read(folder)
+    expected = DemoReader(rows=10, columns=8, n_features=40).read(None).sdata
     assert contract.image_of(raw.sdata).shape == (3, 2 * hires.height, 2 * hires.width)
     np.testing.assert_allclose(
         raw.sdata.tables["rna"].obsm["spatial"], 2 * expected.tables["rna"].obsm["spatial"], atol=0.02
     )
     with pytest.raises(DataError, match="slide.none' is missing"):
-        VisiumReader(image_file=str(tmp_path / "slide.none")).read(folder, 0)
+        VisiumReader(image_file=str(tmp_path / "slide.none")).read(folder)
 
 
 def test_rna_and_protein_are_parted_by_feature_type(tmp_path: Path) -> None:
-    raw = VisiumReader().read(write_folder(tmp_path / "s", protein=True), 0)
+    raw = VisiumReader().read(write_folder(tmp_path / "s", protein=True))
     assert raw.sdata.tables["rna"].n_vars == 40
     assert raw.sdata.tables["protein"].var_names.tolist() == ["CD3", "CD8"]
 
 
 @pytest.mark.real
 def test_real_sections(data: Path) -> None:
-    muscle = VisiumReader().read(data / "visium_mouse_muscle_2dpi", 0).sdata
+    muscle = VisiumReader().read(data / "visium_mouse_muscle_2dpi").sdata
     assert muscle.tables["rna"].shape == (982, 33217)
     assert contract.image_of(muscle).shape == (3, 1963, 2000)
-    grid = VisiumReader().read(data / "grid50_human_breast", 0).sdata
+    grid = VisiumReader().read(data / "grid50_human_breast").sdata
     assert grid.tables["rna"].shape == (2172, 36601)
     assert contract.image_of(grid).shape == (3, 600, 600)
 
@@ -72,7 +72,7 @@ def spoil_positions(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]
 
 def test_missing_parts_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not a folder.*Space Ranger"):
-        VisiumReader().read(tmp_path / "nowhere", 0)
+        VisiumReader().read(tmp_path / "nowhere")
     for part, says in (
         ("filtered_feature_bc_matrix.h5", "no count matrix"),
         ("spatial/tissue_positions_list.csv", "no spot positions"),
@@ -81,7 +81,7 @@ def test_missing_parts_are_named(tmp_path: Path) -> None:
         folder = write_folder(tmp_path / part.replace("/", "_"))
         (folder / part).unlink()
         with pytest.raises(DataError, match=says):
-            VisiumReader().read(folder, 0)
+            VisiumReader().read(folder)
 
 
 def test_truncated_matrix_and_images(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_truncated_matrix_and_images(tmp_path: Path) -> None:
         file = write_folder(tmp_path / str(i)) / part
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
         with pytest.raises(DataError, match="truncated"):
-            VisiumReader().read(tmp_path / str(i), 0)
+            VisiumReader().read(tmp_path / str(i))
 
 
 def test_scale_factors_that_are_no_json_or_lack_a_number(tmp_path: Path) -> None:
@@ -97,24 +97,24 @@ def test_scale_factors_that_are_no_json_or_lack_a_number(tmp_path: Path) -> None
     file = folder / "spatial" / "scalefactors_json.json"
     file.write_text("{")
     with pytest.raises(DataError, match="not valid JSON"):
-        VisiumReader().read(folder, 0)
+        VisiumReader().read(folder)
     file.write_text(json.dumps({"tissue_hires_scalef": 1.0, "tissue_lowres_scalef": 1.0}))
     with pytest.raises(DataError, match="no number for spot_diameter_fullres"):
-        VisiumReader().read(folder, 0)
+        VisiumReader().read(folder)
 
 
 def test_barcodes_that_do_not_match(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s")
     spoil_positions(folder, lambda t: pd.concat([t[0].str.replace("-", "_"), t.iloc[:, 1:]], axis=1))
     with pytest.raises(DataError, match="barcodes.*have no position.*ACGT"):
-        VisiumReader().read(folder, 0)
+        VisiumReader().read(folder)
 
 
 def test_no_spot_in_the_tissue(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s")
     spoil_positions(folder, lambda t: pd.concat([t[[0]], t[[1]] * 0, t.iloc[:, 2:]], axis=1))
     with pytest.raises(DataError, match="in_tissue = 1"):
-        VisiumReader().read(folder, 0)
+        VisiumReader().read(folder)
 
 
 def test_image_smaller_than_the_spots_extent(tmp_path: Path) -> None:
@@ -123,29 +123,29 @@ def test_image_smaller_than_the_spots_extent(tmp_path: Path) -> None:
     image = Image.open(file)
     image.crop((0, 0, image.width // 2, image.height)).save(file)
     with pytest.raises(DataError, match="lie outside it.*cropped, or the scale factor"):
-        VisiumReader().read(folder, 0)
+        VisiumReader().read(folder)
 
 
 def test_duplicated_spots(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s")
     spoil_positions(folder, lambda t: pd.concat([t, t.iloc[:1]]))
     with pytest.raises(DataError, match="more than one position"):
-        VisiumReader().read(folder, 0)
+        VisiumReader().read(folder)
     with h5py.File(folder / "filtered_feature_bc_matrix.h5", "a") as file:
         file["matrix/barcodes"][1] = file["matrix/barcodes"][0]
     with pytest.raises(DataError, match="more than once|more than one"):
-        VisiumReader().read(folder, 0)
+        VisiumReader().read(folder)
 
 
 def test_duplicated_features_by_id_are_refused_and_by_symbol_numbered(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "s")
     with h5py.File(folder / "filtered_feature_bc_matrix.h5", "a") as file:
         file["matrix/features/name"][1] = file["matrix/features/name"][0]
-    assert VisiumReader().read(folder, 0).sdata.tables["rna"].var_names[:2].tolist() == ["gene_001", "gene_001-1"]
+    assert VisiumReader().read(folder).sdata.tables["rna"].var_names[:2].tolist() == ["gene_001", "gene_001-1"]
     with h5py.File(folder / "filtered_feature_bc_matrix.h5", "a") as file:
         file["matrix/features/id"][1] = file["matrix/features/id"][0]
     with pytest.raises(DataError, match="1 feature ids occur more than once.*ENSG00000000000"):
-        VisiumReader().read(folder, 0)
+        VisiumReader().read(folder)
 
 
 def test_unknown_reader_and_option_name_the_choices() -> None:
@@ -156,7 +156,7 @@ def test_unknown_reader_and_option_name_the_choices() -> None:
 
 
 def test_demo_is_a_function_of_its_seed_and_spots_are_sums_of_the_truth() -> None:
-    first, again, other = (DemoReader(rows=8, columns=6, seed=s).read(None, 0) for s in (1, 1, 2))
+    first, again, other = (DemoReader(rows=8, columns=6, seed=s).read(None) for s in (1, 1, 2))
     counts = first.sdata.tables["rna"].X.toarray()
     np.testing.assert_array_equal(counts, again.sdata.tables["rna"].X.toarray())
     assert not np.array_equal(counts, other.sdata.tables["rna"].X.toarray()[: len(counts)])
@@ -166,7 +166,7 @@ def test_demo_is_a_function_of_its_seed_and_spots_are_sums_of_the_truth() -> Non
 
 def test_demo_is_honest_about_what_the_image_shows() -> None:
     """Some features follow darkness or colour closely, others hardly at all."""
-    raw = DemoReader().read(None, 0)
+    raw = DemoReader().read(None)
     image = contract.image_of(raw.sdata).astype(float)
     x, y = np.asarray(raw.sdata.tables["rna"].obsm["spatial"]).round().astype(int).T
     colour = np.stack([image[c, y + dy, x + dx] for c in range(3) for dy in (-4, 0, 4) for dx in (-4, 0, 4)], 1)

@@ -218,21 +218,18 @@ def test_wandb_offline_writes_one_run_per_job(
         assert b"clusters of the latent state" in content
 
 
+def prepare_command(section: Path, cache: Path, run: Path) -> list[str]:
+    words = [w for w in TINY if "options" not in w]
+    return ["prepare", *words, "data=visium", f"data.path={section}", f"image.cache={cache}", f"hydra.run.dir={run}"]
+
+
 def test_changed_input_is_noticed(
     soscope: Callable, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     from space_ranger import write_folder
 
     folder = write_folder(tmp_path / "liver")
-    words = [w for w in TINY if "options" not in w]
-    command = [
-        "prepare",
-        *words,
-        "data=visium",
-        f"data.path={folder}",
-        f"image.cache={cache}",
-        f"hydra.run.dir={tmp_path / 'run'}",
-    ]
+    command = prepare_command(folder, cache, tmp_path / "run")
     assert soscope(*command) == 0
     file = folder / "spatial" / "scalefactors_json.json"
     file.write_text(file.read_text().replace("40.0", "41.0"))
@@ -247,15 +244,7 @@ def test_input_that_was_refused_can_be_mended(soscope: Callable, cache: Path, tm
     file = folder / "spatial" / "tissue_positions_list.csv"
     good = file.read_text()
     file.write_text(good.replace(",1,", ",0,", 1).replace("-1,1,", "-1,0,").replace(",1,", ",0,"))
-    words = [w for w in TINY if "options" not in w]
-    command = [
-        "prepare",
-        *words,
-        "data=visium",
-        f"data.path={folder}",
-        f"image.cache={cache}",
-        f"hydra.run.dir={tmp_path / 'run'}",
-    ]
+    command = prepare_command(folder, cache, tmp_path / "run")
     assert soscope(*command) == 1
     file.write_text(good)
     assert soscope(*command) == 0

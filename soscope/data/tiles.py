@@ -127,10 +127,9 @@ def make_tile(
         section.xy_um[rows], section.subspot_xy_um[sub_rows], parent, z_width * section.pitch_um
     )
     near_subspot, near_spot, near_weight = (torch.from_numpy(part) for part in near)
-    names = [section.spots[i] for i in rows]
     return Tile(
         section=index,
-        keys=spot_keys(section.name, names),
+        keys=spot_keys(section.name, [section.spots[i] for i in rows]),
         subspot_keys=row_keys(section.name, torch.from_numpy(sub_rows)),
         held_out=torch.from_numpy(np.zeros(len(rows), dtype=bool) if held_out is None else held_out[rows]),
         core=torch.from_numpy(is_core),
@@ -138,9 +137,7 @@ def make_tile(
         rows=torch.from_numpy(rows),
         subspot_rows=torch.from_numpy(sub_rows),
         profiles={m: torch.from_numpy(p.dense(rows)) for m, p in section.modalities.items()},
-        library_size={
-            m: torch.from_numpy(p.library_size[rows].astype(np.float32)) for m, p in section.modalities.items()
-        },
+        library_size={m: torch.from_numpy(p.library_size[rows]) for m, p in section.modalities.items()},
         image_features=torch.from_numpy(section.image_features[sub_rows]),
         spot_edges=spot_edges,
         spot_weight=spot_weight,

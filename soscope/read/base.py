@@ -46,7 +46,7 @@ class Reader(ABC):
             READERS[name] = cls
 
     @abstractmethod
-    def read(self, path: Path | None, seed: int) -> RawSection:
+    def read(self, path: Path | None) -> RawSection:
         """Read one section. Raises `DataError` that names the file, what was found, and the way out."""
 
     def inputs(self, path: Path | None) -> list[Path]:

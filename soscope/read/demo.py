@@ -60,8 +60,8 @@ class DemoReader(Reader, name="demo"):
     subspots: int = 7
     seed: int = 0
 
-    def read(self, path: Path | None, seed: int) -> RawSection:
-        """Draw the section; ``path`` and the run's seed play no part."""
+    def read(self, path: Path | None) -> RawSection:
+        """Draw the section; ``path`` plays no part."""
         if self.rows < 4 or self.columns < 4:
             raise ConfigError(
                 f"data.options: a demo of {self.rows} x {self.columns} spots is too small; use 4 x 4 or more."

@@ -46,7 +46,7 @@ class VisiumReader(Reader, name="visium"):
         image = Path(self.image_file) if self.image_file else self._image(folder)[1]
         return [counts, *beside, self._positions(folder), folder / SCALES, image]
 
-    def read(self, path: Path | None, seed: int) -> RawSection:
+    def read(self, path: Path | None) -> RawSection:
         """Read one folder; only spots under tissue are kept."""
         folder = self._folder(path)
         inputs = self.inputs(folder)
