@@ -162,6 +162,7 @@ def _set_up_logging() -> None:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("  %(message)s"))
         logger.addHandler(handler)
+    logger.disabled = False  # Hydra disables a logger made before it sets up its own
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for category in (FutureWarning, DeprecationWarning):
         warnings.filterwarnings("ignore", category=category)

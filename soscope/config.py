@@ -65,6 +65,7 @@ class DataConfig:
     path: Any = None
     features: Any = 500
     held_out: float = 0.1
+    truth: str | None = None  # true profiles of the subspots; the benchmark alone reads them
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -219,6 +220,8 @@ def resolved(cfg: Any) -> dict[str, Any]:
     if "data" in plain:
         paths = [None if p is None else os.path.abspath(p) for p in paths_of(cfg)]
         plain["data"]["path"] = paths[0] if len(paths) == 1 else paths
+        if plain["data"].get("truth"):
+            plain["data"]["truth"] = os.path.abspath(Path(plain["data"]["truth"]).expanduser())
     return json.loads(json.dumps(plain, default=str))
 
 

@@ -78,6 +78,32 @@ def new_section(
     return SpatialData(images=images, shapes=shapes, tables=annotated, attrs={ATTRS: facts})
 
 
+def add_subspots(
+    sdata: SpatialData, shapes: gpd.GeoDataFrame, features: np.ndarray | None = None, graph: Any = None
+) -> SpatialData:
+    """Add subspots of its own to a section as a reader delivers it; `prepare` then takes them as they are.
+
+    Parameters
+    ----------
+    sdata
+        From `new_section`. A graph of its spots goes into ``obsp[GRAPH]`` of its tables before.
+    shapes
+        Polygons, or points with ``radius``, in pixels; unique names, and ``parent``: row of the spot, -1 under no spot.
+    features, graph
+        Image features ``(n_subspots, n_columns)`` and sparse weights ``(n_subspots, n_subspots)``, rows as in ``shapes``;
+        what is ``None`` is made by `prepare`.
+    """
+    sdata.shapes[SUBSPOTS] = ShapesModel.parse(shapes)
+    if features is not None or graph is not None:
+        values = np.zeros((len(shapes), 0), dtype=np.float32) if features is None else features
+        obs = pd.DataFrame({PARENT: shapes[PARENT].to_numpy()}, index=shapes.index)
+        table = AnnData(X=values, obs=obs, var=pd.DataFrame(index=[f"image_{i}" for i in range(values.shape[1])]))
+        if graph is not None:
+            table.obsp[GRAPH] = graph
+        sdata.tables[IMAGE_FEATURES] = annotate(table, SUBSPOTS)
+    return sdata
+
+
 def annotate(table: AnnData, region: str) -> AnnData:
     """Make a table annotate a shapes element whose index are the table's row names."""
     table.obs[REGION] = pd.Categorical([region] * table.n_obs)
@@ -97,6 +123,12 @@ def facts(sdata: SpatialData) -> dict[str, Any]:
             f"{FORMAT_VERSION}. Prepare it again in a new run folder."
         )
     return found
+
+
+def modalities(sdata: SpatialData) -> list[str]:
+    """Return the names of a section's tables of observed profiles."""
+    other = {IMAGE_FEATURES, *(enhanced_name(name) for name in sdata.tables)}
+    return [name for name in sdata.tables if name not in other]
 
 
 def set_um(sdata: SpatialData, um_per_px: float) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+import pandas as pd
 
 from soscope.errors import ConfigError, DataError
 
@@ -22,6 +23,7 @@ _SQRT3 = math.sqrt(3.0)
 class Lattice(ABC):
     """A regular arrangement of spots. A new one is a subclass here; a new platform on a known lattice is one YAML."""
 
+    name: ClassVar[str]
     cell_area: ClassVar[float]
     """Area of a spot's cell in unit coordinates."""
     neighbour_radius: ClassVar[dict[int, float]]
@@ -30,6 +32,7 @@ class Lattice(ABC):
     def __init_subclass__(cls, name: str | None = None) -> None:
         if name is not None:
             LATTICES[name] = cls
+            cls.name = name
 
     @abstractmethod
     def unit_xy(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
@@ -47,6 +50,13 @@ class Lattice(ABC):
     def outline(self, k: int) -> np.ndarray:
         """Return the corners of a subspot around its centre in unit coordinates."""
 
+    @abstractmethod
+    def coarser(self, row: np.ndarray, col: np.ndarray, k: int) -> Coarser:
+        """Group spots by ``k`` into spots of a coarser lattice of the same kind; `ConfigError` when ``k`` does not tile.
+
+        The groups are those of which the most are complete (hex), or that start at the first row and column (square).
+        """
+
     def radius_of(self, n_neighbours: int) -> float:
         """Return the radius, in pitches, that holds ``n_neighbours``."""
         if n_neighbours not in self.neighbour_radius:
@@ -55,6 +65,17 @@ class Lattice(ABC):
                 f"Choose from: {', '.join(map(str, self.neighbour_radius))}."
             )
         return self.neighbour_radius[n_neighbours]
+
+
+class Coarser(NamedTuple):
+    """Complete groups of spots: array ``row`` and ``col`` of each, and its ``members`` ``(n_groups, k)``, rows of the input.
+
+    Members stand in the order of `Lattice.offsets`, and lie where that puts the subspots of the group.
+    """
+
+    row: np.ndarray
+    col: np.ndarray
+    members: np.ndarray
 
 
 class HexLattice(Lattice, name="hex"):
@@ -89,6 +110,26 @@ class HexLattice(Lattice, name="hex"):
                 f"split.subspots={k} does not tile a hexagonal lattice evenly. Choose from: {', '.join(map(str, allowed))}."
             )
         return _outside_in(points)
+
+    def coarser(self, row: np.ndarray, col: np.ndarray, k: int) -> Coarser:
+        """Group by the sub-lattice of index ``k``, turned as subspots are to spots, from the best of ``k`` origins."""
+        basis = _hex_basis(k)
+        offsets = self.offsets(k) / np.abs(basis)
+        a, b = _axial_steps(k)
+        spots = np.stack([(col - row) // 2, row], 1)
+        turn = np.exp(-1j * np.angle(basis))
+        fine = _to_axial((offsets[:, 0] + 1j * offsets[:, 1]) * turn)
+        det = np.array([[a + b, b], [-b, a]])  # inverse of the coarse basis (a, b), (-b, a + b), times k
+        best = Coarser(row[:0], col[:0], np.zeros((0, k), dtype=np.int64))
+        for origin in range(k):
+            steps = (spots - [origin, 0]) @ det.T
+            whole = (steps % k == 0).all(1)
+            members = _find(spots, spots[whole][:, None] + fine[None])
+            complete = (members >= 0).all(1)
+            if complete.sum() > len(best.members):
+                q, r = (steps[whole][complete] // k).T
+                best = Coarser(r, 2 * q + r, members[complete])
+        return best
 
     def outline(self, k: int) -> np.ndarray:
         """Return a hexagon's six corners."""
@@ -128,6 +169,17 @@ class SquareLattice(Lattice, name="square"):
             middle = k // 2
             points = np.concatenate([np.delete(points, middle, 0), points[[middle]]])
         return points
+
+    def coarser(self, row: np.ndarray, col: np.ndarray, k: int) -> Coarser:
+        """Group into blocks that start at the first row and column."""
+        s = math.isqrt(k)
+        within = np.round(self.offsets(k) * s + (s - 1) / 2).astype(np.int64)[:, ::-1]
+        spots = np.stack([row, col], 1) - [row.min(), col.min()]
+        blocks = np.unique(spots // s, axis=0)
+        members = _find(spots, blocks[:, None] * s + within[None])
+        complete = (members >= 0).all(1)
+        block_row, block_col = blocks[complete].T
+        return Coarser(block_row, block_col, members[complete])
 
     def outline(self, k: int) -> np.ndarray:
         """Return a square's four corners."""
@@ -186,14 +238,32 @@ def fit_affine(xy: np.ndarray, xy_px: np.ndarray, where: str, platform: str) -> 
     return affine
 
 
-def _hex_basis(k: int) -> complex:
-    """Return the first sub-lattice vector as a complex number; zero when ``k`` is no number of a hexagonal sub-lattice."""
-    omega = complex(0.5, _SQRT3 / 2)
+def _axial_steps(k: int) -> tuple[int, int]:
+    """Return ``a <= b`` with ``a^2 + a b + b^2 = k``, the steps from one coarse spot to the next; zeros when there are none."""
     for a in range(math.isqrt(k) + 1):
         for b in range(a, math.isqrt(k) + 1):
             if a * a + a * b + b * b == k:
-                return 1 / (a + b * omega)
-    return 0j
+                return a, b
+    return 0, 0
+
+
+def _hex_basis(k: int) -> complex:
+    """Return the first sub-lattice vector as a complex number; zero when ``k`` is no number of a hexagonal sub-lattice."""
+    a, b = _axial_steps(k)
+    return 1 / (a + b * complex(0.5, _SQRT3 / 2)) if b else 0j
+
+
+def _to_axial(points: np.ndarray) -> np.ndarray:
+    """Return whole axial steps ``(n, 2)`` of complex points on the unit lattice."""
+    r = points.imag / (_SQRT3 / 2)
+    return np.round(np.stack([points.real - r / 2, r], 1)).astype(np.int64)
+
+
+def _find(spots: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Return the row of every ``wanted`` integer pair ``(..., 2)`` in ``spots`` ``(n, 2)``, -1 where it is absent."""
+    index = pd.MultiIndex.from_arrays(list(spots.T))
+    found = index.get_indexer(pd.MultiIndex.from_arrays(list(wanted.reshape(-1, 2).T)))
+    return found.reshape(wanted.shape[:-1])
 
 
 def _hex_sublattice(k: int) -> np.ndarray | None:

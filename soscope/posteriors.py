@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 import torch
 from scipy import stats
+from scipy.special import betaln
 from torch import Tensor
 
 from soscope.matrices import rank_within
@@ -15,6 +18,9 @@ from soscope.nn.parent import Parent
 
 class Posterior(ABC):
     """Distribution of every subspot's value, all tensors ``(n_subspots, n_features)`` in float64."""
+
+    discrete: ClassVar[bool]
+    """Whether values are integers."""
 
     @abstractmethod
     def mean(self) -> Tensor:
@@ -27,6 +33,19 @@ class Posterior(ABC):
     @abstractmethod
     def quantile(self, level: float) -> Tensor:
         """Return the smallest value whose distribution function reaches ``level``, entry by entry."""
+
+    @abstractmethod
+    def cdf(self, value: Tensor) -> Tensor:
+        """Return the probability of at most ``value``, entry by entry."""
+
+    def cdf_below(self, value: Tensor) -> Tensor:
+        """Return the probability of less than ``value``."""
+        return self.cdf(torch.ceil(value) - 1) if self.discrete else self.cdf(value)
+
+    def below_and_at(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``cdf_below`` and ``cdf`` as arrays: what `Split.cdf` takes."""
+        values = torch.as_tensor(value, dtype=torch.float64)
+        return self.cdf_below(values).cpu().numpy(), self.cdf(values).cpu().numpy()
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> Tensor:
@@ -45,6 +64,8 @@ class NormalPosterior(Posterior):
     parent
         Spot of each subspot when the marginals are conditional on the spot.
     """
+
+    discrete = False
 
     def __init__(
         self, location: Tensor, variance: Tensor, free_variance: Tensor | None = None, parent: Parent | None = None
@@ -65,6 +86,12 @@ class NormalPosterior(Posterior):
         """Return the normal quantile."""
         return self.location + self.sd() * float(stats.norm.ppf(level))
 
+    def cdf(self, value: Tensor) -> Tensor:
+        """Return the normal distribution function; a step where the deviation is zero."""
+        distance, sd = value.double() - self.location, self.sd()
+        step = (distance >= 0).double()
+        return torch.where(sd > 0, torch.special.ndtr(distance / sd.clamp(min=1e-300)), step)
+
     def sample(self, rng: np.random.Generator) -> Tensor:
         """Draw freely, then spread the spot's surplus in proportion to the variances."""
         noise = torch.as_tensor(rng.standard_normal(self.location.shape), device=self.location.device)
@@ -80,6 +107,8 @@ class NormalPosterior(Posterior):
 
 class NegativeBinomialPosterior(Posterior):
     """Independent NB marginals with mean ``mu`` and variance ``mu (1 + phi)``; Poisson where ``phi`` is zero."""
+
+    discrete = True
 
     def __init__(self, mu: Tensor, phi: Tensor | float) -> None:
         self.mu = mu.double()
@@ -100,6 +129,13 @@ class NegativeBinomialPosterior(Posterior):
         spread = np.maximum(phi, 1e-12)
         values = np.where(phi > 0, stats.nbinom.ppf(level, np.maximum(mu, 1e-300) / spread, 1 / (1 + spread)), poisson)
         return torch.as_tensor(np.where(mu > 0, values, 0.0), device=self.mu.device)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """Return the NB distribution function."""
+        mu, phi, k = self.mu.cpu().numpy(), self.phi.cpu().numpy(), value.cpu().numpy()
+        spread, mean = np.maximum(phi, 1e-12), np.maximum(mu, 1e-300)
+        values = np.where(phi > 0, stats.nbinom.cdf(k, mean / spread, 1 / (1 + spread)), stats.poisson.cdf(k, mean))
+        return torch.as_tensor(values, device=self.mu.device)
 
     def sample(self, rng: np.random.Generator) -> Tensor:
         """Draw a gamma rate, then a Poisson count."""
@@ -125,6 +161,8 @@ class SharedCountPosterior(Posterior):
     unassigned
         Prior of the subspots under no spot.
     """
+
+    discrete = True
 
     def __init__(
         self, total: Tensor, concentration: Tensor, parent: Parent, overdispersed: bool, unassigned: Posterior
@@ -161,6 +199,18 @@ class SharedCountPosterior(Posterior):
             out[some] = stats.binom.ppf(level, n[some], share[some])
         return self._with_unassigned(torch.as_tensor(out, device=self.total.device), self.unassigned.quantile(level))
 
+    def cdf(self, value: Tensor) -> Tensor:
+        """Return the (beta-)binomial distribution function."""
+        n, k = self.total.cpu().numpy(), np.floor(value.cpu().numpy())
+        out = (k >= n).astype(np.float64)
+        some = (k >= 0) & (k < n)
+        if self.overdispersed:
+            a, whole = self.own.cpu().numpy()[some], self.all.cpu().numpy()[some]
+            out[some] = beta_binomial_cdf(k[some], n[some], a, np.maximum(whole - a, 0))
+        else:
+            out[some] = stats.binom.cdf(k[some], n[some], np.clip(self.share.cpu().numpy()[some], 0, 1))
+        return self._with_unassigned(torch.as_tensor(out, device=self.total.device), self.unassigned.cdf(value))
+
     def sample(self, rng: np.random.Generator) -> Tensor:
         """Draw shares, then deal the count out to one subspot after the other by binomials."""
         index = self.parent.index.cpu().numpy()
@@ -192,27 +242,37 @@ def _rounds(index: np.ndarray) -> list[np.ndarray]:
 
 
 def beta_binomial_quantile(level: float, n: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return beta-binomial quantiles, all arguments one-dimensional and positive (``b`` may be zero).
+    """Return beta-binomial quantiles, all arguments one-dimensional and positive (``b`` may be zero)."""
+    return _walk_up(n, a, b, lambda k, active, cumulative: cumulative >= level)[0]
+
+
+def beta_binomial_cdf(value: np.ndarray, n: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the beta-binomial distribution function at integers from 0 to ``n``, arguments as for the quantile."""
+    return np.minimum(_walk_up(n, a, b, lambda k, active, cumulative: k >= value[active])[1], 1)
+
+
+def _walk_up(
+    n: np.ndarray, a: np.ndarray, b: np.ndarray, reached: Callable[[int, np.ndarray, np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add beta-binomial probabilities up until ``reached``; return the last value of each entry, and the sum there.
 
     Notes
     -----
-    Walks up the probabilities by the ratio of neighbours, dropping entries that have reached ``level``: the work is the
-    sum of the results, a few passes over the counts. `scipy.stats.betabinom` gives the same, minutes later.
+    Goes by the ratio of neighbours, dropping entries that are done: the work is the sum of the results, a few passes over
+    the counts. `scipy.stats.betabinom` gives the same, minutes later.
     """
     a, b = np.maximum(a, 1e-12), np.maximum(b, 1e-12)
-    from scipy.special import betaln
-
-    result = n.astype(np.float64).copy()
+    last, total = n.astype(np.float64), np.ones(len(n))
     active = np.arange(len(n))
     log_p = betaln(a, b + n) - betaln(a, b)
     cumulative = np.exp(log_p)
     k = 0
     while active.size:
-        done = (cumulative >= level) | (k >= n[active])
-        result[active[done]] = k
+        done = reached(k, active, cumulative) | (k >= n[active])
+        last[active[done]], total[active[done]] = k, cumulative[done]
         active, log_p, cumulative = active[~done], log_p[~done], cumulative[~done]
         rest = n[active] - k
         log_p = log_p + np.log(rest * (a[active] + k) / ((k + 1) * (b[active] + rest - 1)))
         cumulative = cumulative + np.exp(log_p)
         k += 1
-    return result
+    return last, total

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 from scipy import sparse
 
 from soscope.matrices import Matrix, to_dense
 from soscope.nn.parent import Parent
+
+Cdf: TypeAlias = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 @dataclass
@@ -25,12 +29,16 @@ class Split:
         Quantile level to values of the same shape, such as ``{0.05: ..., 0.95: ...}``.
     draws
         Posterior draws, each of the same shape; empty when none were asked for.
+    cdf
+        From values of the same shape to the probabilities of less than, and of at most, each; ``None`` when the method
+        states no distribution.
     """
 
     mean: Matrix
     sd: Matrix | None = None
     quantiles: dict[float, Matrix] = field(default_factory=dict)
     draws: list[Matrix] = field(default_factory=list)
+    cdf: Cdf | None = None
 
     def __post_init__(self) -> None:
         others = {"sd": self.sd, **{f"quantile {q}": v for q, v in self.quantiles.items()}}
@@ -52,7 +60,21 @@ class Split:
             sd=None if first.sd is None else join([p.sd for p in parts if p.sd is not None]),
             quantiles={q: join([p.quantiles[q] for p in parts]) for q in first.quantiles},
             draws=[join([p.draws[i] for p in parts]) for i in range(len(first.draws))],
+            cdf=_stack_cdfs(parts),
         )
+
+
+def _stack_cdfs(parts: list[Split]) -> Cdf | None:
+    ends = np.cumsum([p.mean.shape[1] for p in parts])[:-1]
+    functions = [p.cdf for p in parts if p.cdf is not None]
+    if len(functions) < len(parts):
+        return None
+
+    def cdf(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sides = [f(v) for f, v in zip(functions, np.split(value, ends, axis=1), strict=True)]
+        return np.concatenate([below for below, _ in sides], 1), np.concatenate([at for _, at in sides], 1)
+
+    return cdf
 
 
 def conservation_error(split: Split, observed: Matrix, parent: Parent) -> float:

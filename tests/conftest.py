@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +83,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, soscope: Callable[..., int
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     assert soscope("train", *TINY, f"image.cache={cache}", f"hydra.run.dir={folder}") == 0
     return folder
+
+
+@pytest.fixture
+def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What soscope says; Hydra disables loggers that are there before a job, as an earlier test's."""
+    monkeypatch.setattr(logging.getLogger("soscope"), "disabled", False)
+    caplog.set_level(logging.INFO, "soscope")
+    return caplog
 
 
 @pytest.fixture

@@ -73,8 +73,8 @@ def test_report_is_self_contained(trained: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "spread over its whole cell" in page
     scores = pd.read_csv(trained / "comparison.csv")
-    assert set(scores["method"]) == {"soscope", "copy-down"}
-    assert (scores.loc[scores["method"] == "copy-down", "within_spot_r"].abs() < 1e-9).all()
+    assert set(scores["method"]) == {"soscope", "copy_down"}
+    assert (scores.loc[scores["method"] == "copy_down", "within_spot_r"].abs() < 1e-9).all()
 
 
 def snapshot(folder: Path) -> dict[str, int]:

@@ -58,7 +58,7 @@ def test_demo_at_the_defaults_is_no_worse_than_equal_division(soscope: Callable,
     assert soscope("data=demo", "trainer.progress=false", f"image.cache={tmp_path}", f"hydra.run.dir={folder}") == 0
     assert time.perf_counter() - start < 180
     scores = pd.read_csv(folder / "comparison.csv").groupby("method")[["pearson", "within_spot_r"]].mean()
-    assert scores.loc["soscope", "pearson"] > scores.loc["copy-down", "pearson"] - 0.005
+    assert scores.loc["soscope", "pearson"] > scores.loc["copy_down", "pearson"] - 0.005
     assert scores.loc["soscope", "within_spot_r"] > 0.15
 
 

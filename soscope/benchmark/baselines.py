@@ -1,25 +1,60 @@
-"""What a method has to beat. Every baseline returns a `Split`, like the model."""
+"""What a method has to beat. Every baseline returns a `Split`, like the model.
+
+A new baseline is one decorated function in this package, imported here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-import torch
 
+from soscope.benchmark.interpolation import copy_down, linear, linear_to_totals
+from soscope.benchmark.kriging import AreaKriging
+from soscope.benchmark.observed import SHARE_FLOOR, Observed
+from soscope.benchmark.registry import BASELINES, Baseline, baseline
+from soscope.benchmark.ridge import ridge_to_totals, total_counts
 from soscope.data.section import Section
 from soscope.likelihoods import Likelihood
-from soscope.nn.parent import Parent
 from soscope.split import Split
 
-Baseline = Callable[[Section, str, Likelihood], Split]
+__all__ = ["BASELINES", "Baseline", "copy_down", "linear", "linear_to_totals", "ridge_to_totals", "total_counts"]
+N_COMPONENTS = 8
 
 
-def copy_down(section: Section, modality: str, likelihood: Likelihood) -> Split:
-    """Divide every spot equally over its subspots (averages are copied)."""
-    parent = Parent(torch.from_numpy(section.parent), section.n_spots)
-    x = torch.from_numpy(section.modalities[modality].dense(np.arange(section.n_spots))).double()
-    return Split(mean=likelihood.copy_down(x, parent).numpy())
+def applicable(section: Section, likelihood: Likelihood) -> tuple[dict[str, Baseline], dict[str, str]]:
+    """Return the baselines a section has the inputs for, and the names of the others with what they miss."""
+    missing = {name: made.missing(section, likelihood) for name, made in BASELINES.items()}
+    left_out = {name: what for name, what in missing.items() if what is not None}
+    return {name: made for name, made in BASELINES.items() if name not in left_out}, left_out
 
 
-BASELINES: dict[str, Baseline] = {"copy-down": copy_down}
+@baseline(needs_counts=True, needs_image=True)
+def log_split_average(observed: Observed) -> Split:
+    """Average the log-splits of `linear_to_totals` and `ridge_to_totals` equally."""
+    totals = observed.to_subspots(observed.x[observed.used])
+    logs = []
+    for split in (linear_to_totals(observed), ridge_to_totals(observed)):
+        share = np.divide(split.mean, totals, out=np.ones_like(totals), where=totals > 0)
+        logs.append(np.log(np.maximum(share, SHARE_FLOOR)))
+    return observed.with_totals(np.exp(sum(logs) / 2))
+
+
+@baseline()
+def kriging(observed: Observed) -> Split:
+    """Krige every feature on its own over position and image features, then restore totals."""
+    predicted = AreaKriging(observed)(observed.stabilised())
+    return observed.with_totals(observed.unstabilised(predicted))
+
+
+@baseline()
+def kriging_components(observed: Observed) -> Split:
+    """Krige the leading components of the standardised spots, which borrow strength across features.
+
+    Averages of components are components of averages, so that the kriging sees the same spots.
+    """
+    values = observed.stabilised()
+    mean, sd = values.mean(0), values.std(0)
+    sd = np.where(sd > 0, sd, 1)
+    left, size, right = np.linalg.svd((values - mean) / sd, full_matrices=False)
+    kept = slice(0, min(N_COMPONENTS, len(size)))
+    scores = AreaKriging(observed)(left[:, kept] * size[kept])
+    return observed.with_totals(observed.unstabilised(mean + scores @ right[kept] * sd))

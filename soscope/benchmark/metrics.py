@@ -8,6 +8,7 @@ from scipy import sparse
 from torchmetrics.functional import pearson_corrcoef
 
 from soscope.matrices import Matrix, to_dense
+from soscope.split import Split
 
 
 def pearson(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -25,6 +26,75 @@ def within_spot_pearson(predicted: np.ndarray, truth: np.ndarray, parent: np.nda
     return pearson(_within(predicted, parent), _within(truth, parent))
 
 
+def composition_within_spot_pearson(predicted: np.ndarray, truth: np.ndarray, parent: np.ndarray) -> np.ndarray:
+    """Return `within_spot_pearson` of profiles divided by their panel total: what is left without library size.
+
+    A subspot whose total is not above zero has a composition of zeros.
+    """
+    return within_spot_pearson(_composition(predicted), _composition(truth), parent)
+
+
+def randomised_pit(below: np.ndarray, at: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return ``P(X < x) + v (P(X <= x) - P(X < x))`` with uniform ``v``: uniform when the stated distribution is right.
+
+    Notes
+    -----
+    Czado, Gneiting & Held 2009, doi:10.1111/j.1541-0420.2009.01191.x. For continuous values both sides are equal.
+    """
+    return below + rng.random(at.shape) * (at - below)
+
+
+def coverage90(
+    below: np.ndarray, at: np.ndarray, observed_total: np.ndarray, parent: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the share of true values inside the central 90 % of their stated distribution.
+
+    Parameters
+    ----------
+    below, at
+        Stated probabilities of less than, and of at most, the true value, ``(n_subspots, n_features)``.
+    observed_total
+        Observed profiles of spots, ``(n_spots, n_features)``; entries whose spot has nothing above zero do not count.
+    parent
+        Spot of each subspot; those under no spot (-1) do not count.
+    rng
+        Of the randomised PIT.
+
+    Returns
+    -------
+    Share per feature, ``(n_features,)``; NaN for a feature without any entry that counts.
+
+    Notes
+    -----
+    Integer intervals cover more than they say; randomised PIT values inside [.05, .95] do not.
+    """
+    inside = parent >= 0
+    counted = observed_total[parent[inside]] > 0
+    pit = randomised_pit(below[inside], at[inside], rng)
+    hits = ((pit >= 0.05) & (pit <= 0.95) & counted).sum(0)
+    entries = counted.sum(0)
+    return np.where(entries > 0, hits / np.maximum(entries, 1), np.nan)
+
+
+def coverage_of(
+    split: Split, truth: Matrix, observed_total: np.ndarray, parent: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Return `coverage90` of a split from its distribution, or its draws; NaN when it states neither."""
+    values = to_dense(truth, np.float64)
+    if split.cdf is not None:
+        return coverage90(*split.cdf(values), observed_total, parent, rng)
+    if split.draws:
+        return coverage90(*cdf_of_draws(split.draws, values), observed_total, parent, rng)
+    return np.full(values.shape[1], np.nan)
+
+
+def cdf_of_draws(draws: list[Matrix], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the shares of draws below, and at most, the truth: `coverage90` of a method that states draws only."""
+    dense = [to_dense(d, np.float64) for d in draws]
+    below, at = (np.mean([compare(d, truth) for d in dense], axis=0) for compare in (np.less, np.less_equal))
+    return below, at
+
+
 def normalised_mse(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the mean squared error of each feature divided by the truth's variance."""
     variance = truth.var(0)
@@ -38,8 +108,14 @@ def score(predicted: Matrix, truth: Matrix, parent: np.ndarray) -> dict[str, np.
     return {
         "pearson": pearson(p, t),
         "within_spot_r": within_spot_pearson(p, t, parent[inside]),
+        "within_spot_r_composition": composition_within_spot_pearson(p, t, parent[inside]),
         "nmse": normalised_mse(p, t),
     }
+
+
+def _composition(values: np.ndarray) -> np.ndarray:
+    total = values.sum(1, keepdims=True)
+    return np.divide(values, total, out=np.zeros(values.shape), where=total > 0)
 
 
 def _within(values: np.ndarray, parent: np.ndarray) -> np.ndarray:

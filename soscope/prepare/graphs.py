@@ -9,6 +9,8 @@ import numpy as np
 from scipy import sparse
 from scipy.spatial import cKDTree
 
+from soscope.distances import typical_distance
+
 
 @dataclass
 class Graph:
@@ -22,12 +24,12 @@ class Graph:
         return sparse.csr_matrix((self.weight, (self.edges[0], self.edges[1])), shape=(n, n))
 
     @classmethod
-    def from_matrix(cls, matrix: sparse.spmatrix) -> Graph:
+    def from_matrix(cls, matrix: sparse.spmatrix, dtype: type = np.float32) -> Graph:
         """Read edges from a sparse matrix; the diagonal is dropped."""
         coo = sparse.coo_matrix(matrix)
         keep = coo.row != coo.col
         edges = np.stack([coo.row[keep], coo.col[keep]]).astype(np.int64)
-        return cls(edges, coo.data[keep].astype(np.float32))
+        return cls(edges, coo.data[keep].astype(dtype))
 
 
 def neighbour_edges(xy: np.ndarray, radius: float) -> np.ndarray:
@@ -35,6 +37,21 @@ def neighbour_edges(xy: np.ndarray, radius: float) -> np.ndarray:
     pairs = cKDTree(xy).query_pairs(radius, output_type="ndarray").astype(np.int64)
     edges = np.concatenate([pairs, pairs[:, ::-1]]).T
     return edges[:, np.lexsort((edges[1], edges[0]))]
+
+
+def nearest_edges(xy: np.ndarray, n_neighbours: int, reach: float = 1.3) -> np.ndarray:
+    """Link points without a lattice to their nearest in both directions, ``(2, n_edges)``.
+
+    None is further than ``reach`` times the typical distance to the last of them, so that the border of a regular grid is
+    not linked across its diagonals, nor an outlier across the tissue.
+    """
+    n = min(n_neighbours, len(xy) - 1)
+    limit = reach * typical_distance(xy, n)
+    distance, other = cKDTree(xy).query(xy, k=n + 1)
+    source = np.repeat(np.arange(len(xy)), n + 1)
+    keep = (distance.ravel() <= limit) & (source != other.ravel())
+    pairs = np.stack([source[keep], other.ravel()[keep]])
+    return np.unique(np.concatenate([pairs, pairs[::-1]], 1), axis=1)
 
 
 def similarity(values: np.ndarray, edges: np.ndarray, scale: float = 5.0, chunk: int = 65_536) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,16 @@ from spatialdata.models import ShapesModel
 from soscope import contract
 from soscope.checks import check_counts
 from soscope.errors import ConfigError, DataError
-from soscope.lattice import Affine, Lattice, fit_affine, make_lattice
+from soscope.lattice import make_lattice
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.prepare.encoders import make_encoder
+from soscope.prepare.given import Given
 from soscope.prepare.graphs import Graph, neighbour_edges, similarity
 from soscope.prepare.image_features import encode_patches, reduce_features
 from soscope.prepare.panel import choose_features, represent, representation_of
-from soscope.prepare.subspots import Subspots, disc_share, split_spots
+from soscope.prepare.placing import Placed, place, subspots_per_spot
 
 log = logging.getLogger("soscope")
-
-
-@dataclass
-class Placed:
-    """A raw section with its geometry."""
-
-    sdata: SpatialData
-    name: str
-    unit_xy: np.ndarray
-    affine: Affine
-    subspots: Subspots
-    um_per_px: float
-    subspot_pitch_um: float
 
 
 def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
@@ -54,30 +41,12 @@ def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
     """
     lattice = make_lattice(cfg.platform.lattice)
     radius = lattice.radius_of(cfg.platform.n_neighbours)
-    placed = [_place(cfg, sdata, lattice) for sdata in raw]
+    placed = [place(cfg, sdata, lattice) for sdata in raw]
     _check_counts(cfg, placed)
     tables = {m: _tables(cfg, m, placed, radius) for m in cfg.model.modalities}
     features = _image_features(cfg, placed)
     rows = zip(placed, features, *tables.values(), strict=True)
-    return [_assemble(cfg, lattice, radius, p, f, dict(zip(tables, t, strict=True))) for p, f, *t in rows]
-
-
-def _place(cfg: Any, sdata: SpatialData, lattice: Lattice) -> Placed:
-    name = contract.facts(sdata)["section"]
-    table = next(iter(sdata.tables.values()))
-    row, col = (table.obs[key].to_numpy().astype(np.int64) for key in ("array_row", "array_col"))
-    problem = lattice.contradiction(row, col)
-    if problem:
-        raise DataError(f"section '{name}' contradicts platform={cfg.platform.name}: {problem}.")
-    unit_xy = lattice.unit_xy(row, col)
-    affine = fit_affine(unit_xy, np.asarray(table.obsm["spatial"]), f"section '{name}'", cfg.platform.name)
-    share = 1.0
-    if cfg.split.extent == "spot":
-        share = disc_share(lattice, cfg.platform.spot_diameter_um, cfg.platform.pitch_um)
-    subspots = split_spots(lattice, unit_xy, affine, cfg.split.subspots, share)
-    um_per_px = cfg.platform.pitch_um / affine.pitch_px
-    subspot_pitch = cfg.platform.pitch_um * float(np.sqrt(share / cfg.split.subspots))
-    return Placed(sdata, name, unit_xy, affine, subspots, um_per_px, subspot_pitch)
+    return [_assemble(cfg, radius, p, f, dict(zip(tables, t, strict=True))) for p, f, *t in rows]
 
 
 def _check_counts(cfg: Any, placed: Sequence[Placed]) -> None:
@@ -86,7 +55,8 @@ def _check_counts(cfg: Any, placed: Sequence[Placed]) -> None:
         for modality, choice in cfg.model.modalities.items():
             if modality not in p.sdata.tables:
                 raise ConfigError(
-                    f"model={cfg.model.name} needs a table '{modality}', section '{p.name}' has: {', '.join(p.sdata.tables)}."
+                    f"model={cfg.model.name} needs a table '{modality}', section '{p.name}' has: "
+                    f"{', '.join(contract.modalities(p.sdata))}."
                 )
             table = p.sdata.tables[modality]
             where = f"section '{p.name}', table '{modality}'"
@@ -121,15 +91,41 @@ def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float) ->
 
 def _image_features(cfg: Any, placed: Sequence[Placed]) -> list[np.ndarray]:
     """Encode and reduce patches of all sections together, so that features mean the same everywhere."""
+    given = [p.name for p in placed if p.given is not None and p.given.features is not None]
+    if given:
+        return _given_features(cfg, placed, given)
     encoders = [make_encoder(cfg.image.encoder, cfg.image.weights)]
     if cfg.image.color:
         encoders.append(make_encoder("color"))
     encoders = [e for e in encoders if e.n_features]
-    counts = [len(p.subspots.parent) for p in placed]
+    counts = [len(p.shapes) for p in placed]
     if not encoders:
         return [np.zeros((n, 0), dtype=np.float32) for n in counts]
     blocks = [np.concatenate([_encode(cfg, e, p) for p in placed]) for e in encoders]
     return np.split(reduce_features(blocks, cfg.image.n_components, cfg.seed), np.cumsum(counts)[:-1])
+
+
+def _given_features(cfg: Any, placed: Sequence[Placed], given: list[str]) -> list[np.ndarray]:
+    """Take the image features the sections bring; more columns than ``image.n_components`` are reduced as encoded ones are."""
+    without = [p.name for p in placed if p.name not in given]
+    if without:
+        raise DataError(
+            f"section '{given[0]}' brings image features, '{without[0]}' does not: they cannot be compared. "
+            "Give features for every section, or for none."
+        )
+    features = [p.given.features for p in placed if p.given is not None and p.given.features is not None]
+    widths = {f.shape[1] for f in features}
+    if len(widths) > 1:
+        raise DataError(
+            f"the sections bring {' and '.join(map(str, sorted(widths)))} image features: give all of them the same columns."
+        )
+    width = widths.pop()
+    log.info("image features as given, %d columns (image=%s is left out)", width, cfg.image.encoder)
+    if width <= cfg.image.n_components:
+        return features
+    log.info("image features: %d columns reduced to image.n_components=%d", width, cfg.image.n_components)
+    reduced = reduce_features([np.concatenate(features)], cfg.image.n_components, cfg.seed)
+    return np.split(reduced, np.cumsum([len(f) for f in features])[:-1])
 
 
 def _encode(cfg: Any, encoder: Any, p: Placed) -> np.ndarray:
@@ -141,7 +137,7 @@ def _encode(cfg: Any, encoder: Any, p: Placed) -> np.ndarray:
     return encode_patches(
         encoder,
         image,
-        p.subspots.xy_px,
+        p.xy_px,
         width_px,
         cfg.image.input_px,
         cfg.image.batch_size,
@@ -150,18 +146,16 @@ def _encode(cfg: Any, encoder: Any, p: Placed) -> np.ndarray:
     )
 
 
-def _assemble(
-    cfg: Any, lattice: Lattice, radius: float, p: Placed, features: np.ndarray, tables: dict[str, AnnData]
-) -> SpatialData:
+def _assemble(cfg: Any, radius: float, p: Placed, features: np.ndarray, tables: dict[str, AnnData]) -> SpatialData:
     spot_names = p.sdata.shapes[contract.SPOTS].index.tolist()
-    spot_graph = _spot_graph(cfg, p.unit_xy, radius, list(tables.values()))
-    subspot_radius = lattice.radius_of(min(lattice.neighbour_radius)) / np.sqrt(cfg.split.subspots)
-    edges = neighbour_edges(p.subspots.xy_lattice, subspot_radius)
-    subspot_graph = Graph(edges, similarity(features, edges, cfg.graph.similarity_scale))
-    shapes = p.subspots.to_shapes(spot_names)
+    given = p.given or Given()
+    spot_graph = given.spot_graph or _spot_graph(cfg, p.unit_xy, radius, list(tables.values()))
+    subspot_graph = given.subspot_graph or Graph(
+        p.subspot_edges, similarity(features, p.subspot_edges, cfg.graph.similarity_scale)
+    )
     out = SpatialData(
         images=dict(p.sdata.images),
-        shapes={contract.SPOTS: p.sdata.shapes[contract.SPOTS], contract.SUBSPOTS: ShapesModel.parse(shapes)},
+        shapes={contract.SPOTS: p.sdata.shapes[contract.SPOTS], contract.SUBSPOTS: ShapesModel.parse(p.shapes)},
         attrs={contract.ATTRS: contract.facts(p.sdata) | _notes(cfg, p, tables)},
     )
     for modality, table in tables.items():
@@ -169,7 +163,7 @@ def _assemble(
         table.obsm["xy_um"] = np.asarray(table.obsm["spatial"]) * p.um_per_px
         table.obsp[contract.GRAPH] = spot_graph.to_matrix(table.n_obs)
         out.tables[modality] = contract.annotate(table, contract.SPOTS)
-    out.tables[contract.IMAGE_FEATURES] = _feature_table(p, features, shapes, subspot_graph)
+    out.tables[contract.IMAGE_FEATURES] = _feature_table(p, features, subspot_graph)
     contract.set_um(out, p.um_per_px)
     return out
 
@@ -187,27 +181,28 @@ def _likelihood(choice: Any, n_features: int) -> Likelihood:
     return make_likelihood(choice.likelihood, n_features, **dict(choice.options))
 
 
-def _feature_table(p: Placed, features: np.ndarray, shapes: pd.DataFrame, graph: Graph) -> AnnData:
+def _feature_table(p: Placed, features: np.ndarray, graph: Graph) -> AnnData:
     table = AnnData(
         X=features.astype(np.float16),
-        obs=pd.DataFrame(shapes[[contract.PARENT, contract.PARENT_NAME]]),
+        obs=pd.DataFrame(p.shapes[[contract.PARENT, contract.PARENT_NAME]]),
         var=pd.DataFrame(index=[f"image_{i}" for i in range(features.shape[1])]),
     )
-    table.obsm["spatial"] = p.subspots.xy_px
-    table.obsm["xy_um"] = p.subspots.xy_px * p.um_per_px
+    table.obsm["spatial"] = p.xy_px
+    table.obsm["xy_um"] = p.xy_px * p.um_per_px
     table.obsp[contract.GRAPH] = sparse.csr_matrix(graph.to_matrix(table.n_obs))
     return contract.annotate(table, contract.SUBSPOTS)
 
 
 def _notes(cfg: Any, p: Placed, tables: dict[str, AnnData]) -> dict[str, Any]:
     """Say what was done, for the report and for whoever opens the file next year."""
+    brings_features = p.given is not None and p.given.features is not None
     return {
         "platform": cfg.platform.name,
         "pitch_um": float(cfg.platform.pitch_um),
         "um_per_px": float(p.um_per_px),
-        "subspots_per_spot": int(cfg.split.subspots),
-        "extent": cfg.split.extent,
-        "image_encoder": cfg.image.encoder,
+        "subspots_per_spot": subspots_per_spot(p.parent, len(p.unit_xy)),
+        "extent": cfg.split.extent if p.given is None else "given",
+        "image_encoder": "given" if brings_features else cfg.image.encoder,
         "adds_up": {m: _likelihood(c, 1).adds_up for m, c in cfg.model.modalities.items()},
         "representation": {m: c.representation for m, c in cfg.model.modalities.items()},
         "n_features_read": {m: int(p.sdata.tables[m].n_vars) for m in tables},

@@ -2,6 +2,19 @@
 
 from soscope.read.base import READERS, RawSection, Reader, make_reader
 from soscope.read.demo import DemoReader
+from soscope.read.released import ReleasedReader
+from soscope.read.st import StReader
+from soscope.read.truth import read_truth
 from soscope.read.visium import VisiumReader
 
-__all__ = ["READERS", "DemoReader", "RawSection", "Reader", "VisiumReader", "make_reader"]
+__all__ = [
+    "READERS",
+    "DemoReader",
+    "RawSection",
+    "Reader",
+    "ReleasedReader",
+    "StReader",
+    "VisiumReader",
+    "make_reader",
+    "read_truth",
+]

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from anndata import AnnData
+from PIL import Image
 from spatialdata import SpatialData
 
 from soscope import contract
@@ -125,6 +126,42 @@ def as_rgb(image: np.ndarray, where: str) -> np.ndarray:
             f"{where}: expected an 8-bit grey, RGB or RGBA image, found {image.shape[0]} channels of {image.dtype}."
         )
     return np.ascontiguousarray(image)
+
+
+def open_image(file: Path) -> np.ndarray:
+    """Return an image file as ``(channels, height, width)``, however many pixels it has; `DataError` when it is damaged."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a slide is no decompression bomb
+    try:
+        with Image.open(file) as image:
+            plain = image.mode in ("L", "RGB", "RGBA") or image.mode.startswith(("I", "F"))
+            pixels = np.asarray(image if plain else image.convert("RGB"))
+    except Exception as error:
+        raise DataError(
+            f"'{file}' cannot be read as an image ({type(error).__name__}: {error}). It may be truncated: compare its size "
+            "with the original's."
+        ) from error
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+    channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    return as_rgb(channels, f"'{file}'")
+
+
+def existing_folder(path: Path | None, what: str) -> Path:
+    """Return ``path`` when it is a folder; `DataError` otherwise."""
+    if path is None or not path.is_dir():
+        raise DataError(f"data.path='{path}' is not a folder. Point it at {what}.")
+    return path
+
+
+def existing_file(file: Path, option: str) -> Path:
+    """Return ``file`` when it is one; `DataError` with the option that names another, and what lies beside it, otherwise."""
+    if not file.is_file():
+        beside = sorted(f.name for f in file.parent.iterdir() if f.is_file()) if file.parent.is_dir() else []
+        raise DataError(
+            f"'{file}' is missing. The folder holds: {', '.join(beside[:12]) or 'no file'}. "
+            f"Name another file with data.options.{option}=..."
+        )
+    return file
 
 
 def hash_files(files: list[Path]) -> dict[str, str]:

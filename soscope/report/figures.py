@@ -157,7 +157,7 @@ def score_scatter(scores: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(3.8, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot([0, 1], [0, 1], color="grey", lw=0.8)
-    axes.scatter(wide["copy-down"], wide["soscope"], s=14)
+    axes.scatter(wide["copy_down"], wide["soscope"], s=14)
     axes.set_xlabel("Pearson r, spot divided by K", fontsize=8)
     axes.set_ylabel("Pearson r, soscope", fontsize=8)
     axes.tick_params(labelsize=7)

@@ -122,6 +122,7 @@ def _facts_list(sdata: SpatialData, modalities: list[str]) -> list[str]:
     spread = {
         "cell": "a spot's counts are spread over its whole cell of the lattice, gaps between spots included",
         "spot": "a spot's counts are spread over its disc alone; tissue between spots stays empty",
+        "given": "a spot's counts are spread over the subspots the section came with",
     }[facts["extent"]]
     lines = [
         f"{len(spots):,} spots on platform {facts['platform']}, {len(subspots):,} subspots "
