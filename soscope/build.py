@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from soscope.data.field import Components
 from soscope.data.module import SectionsDataModule
 from soscope.data.section import Section
+from soscope.errors import ConfigError
 from soscope.finetune import SpatialVAE
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.model_file import Description
-from soscope.nn.decoder import SpotDecoder, SubspotDecoder
+from soscope.nn.decoder import FieldDecoder, SpotDecoder, SubspotDecoder
 from soscope.nn.encoder import GraphEncoder
 from soscope.nn.schedule import Exponential
 from soscope.pretrain import GraphAutoencoder
-from soscope.stage_module import TrainingSettings
+from soscope.released.build import build_released_finetune, build_released_pretrain
+from soscope.stage_module import StageModule, TrainingSettings
+
+Builder = Callable[[Any, SectionsDataModule], StageModule]
 
 
-def build_pretrain(cfg: Any, data: SectionsDataModule) -> GraphAutoencoder:
+@dataclass(frozen=True)
+class Objective:
+    """What builds the modules of both stages; a new objective is one more of `OBJECTIVES` and a YAML in ``conf/objective``."""
+
+    pretrain: Builder
+    finetune: Builder
+
+
+def build_pretrain(cfg: Any, data: SectionsDataModule) -> StageModule:
     """Build the first stage, its starting values taken from the data."""
+    return _objective(cfg).pretrain(cfg, data)
+
+
+def build_finetune(cfg: Any, data: SectionsDataModule) -> StageModule:
+    """Build the second stage; its encoder is to be loaded from the first's file."""
+    return _objective(cfg).finetune(cfg, data)
+
+
+def _objective(cfg: Any) -> Objective:
+    if cfg.objective.name not in OBJECTIVES:
+        raise ConfigError(f"objective.name={cfg.objective.name} is unknown. Choose from: {', '.join(OBJECTIVES)}.")
+    return OBJECTIVES[cfg.objective.name]
+
+
+def _exact_pretrain(cfg: Any, data: SectionsDataModule) -> GraphAutoencoder:
     torch.manual_seed(cfg.seed)
     encoder = _encoder(cfg, data.sections)
     likelihoods = _likelihoods(cfg, data.sections, per_subspot=False)
@@ -28,13 +57,19 @@ def build_pretrain(cfg: Any, data: SectionsDataModule) -> GraphAutoencoder:
     return GraphAutoencoder(encoder, decoder, likelihoods, _settings(cfg, cfg.pretrain, 1.0))
 
 
-def build_finetune(cfg: Any, data: SectionsDataModule) -> SpatialVAE:
-    """Build the second stage; its encoder is to be loaded from the first's file."""
+def _exact_finetune(cfg: Any, data: SectionsDataModule) -> SpatialVAE:
     torch.manual_seed(cfg.seed + 1)
     encoder = _encoder(cfg, data.sections)
     likelihoods = _likelihoods(cfg, data.sections, per_subspot=True)
     decoder = SubspotDecoder(cfg.model.n_latent, data.n_image, cfg.model.n_hidden, _sizes(likelihoods))
-    return SpatialVAE(encoder, decoder, likelihoods, _settings(cfg, cfg.finetune, cfg.image.weight))
+    field = _field_decoder(data.add_field(likelihoods, cfg.model.n_components, cfg.image.smoothing), likelihoods)
+    return SpatialVAE(encoder, decoder, field, likelihoods, _settings(cfg, cfg.finetune, cfg.image.weight))
+
+
+def _field_decoder(components: Components, likelihoods: dict[str, Likelihood]) -> FieldDecoder:
+    parts = (components.centre, components.spread, components.loadings)
+    widths = {m: v.n_features for m, v in likelihoods.items()}
+    return FieldDecoder(*(torch.from_numpy(p).float() for p in parts), widths=widths)
 
 
 def describe(cfg: Any, data: SectionsDataModule, kind: str) -> Description:
@@ -87,5 +122,12 @@ def _settings(cfg: Any, stage: Any, graph_weight: float) -> TrainingSettings:
         n_pairs=cfg.graph.n_pairs,
         learning_rate=stage.learning_rate,
         dropout=cfg.objective.dropout,
+        network_share=cfg.model.network_share,
         median_weight=1 / cfg.graph.similarity_scale,
     )
+
+
+OBJECTIVES = {
+    "exact": Objective(_exact_pretrain, _exact_finetune),
+    "released": Objective(build_released_pretrain, build_released_finetune),
+}

@@ -14,9 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from soscope.conf_files import conf_dir
 from soscope.errors import ConfigError, SoScopeError
 
-VERBS = ("train", "prepare", "enhance", "report")
+VERBS = ("train", "prepare", "enhance", "report", "benchmark")
 FROM_RUN = {"enhance": ("enhance", "report"), "report": ("report",)}
 """Verbs that start from a finished run, and the groups of settings they may change."""
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         verb, rest = _verb(words)
+        _check_groups(verb, rest)
         errors = _hydra(verb, rest if words else ["--help"])
         if len(errors) == 1:
             raise errors[0]
@@ -42,12 +44,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def conf_dir() -> Path:
-    """Return the folder of the configs: inside the installed package, or at the top of a checkout."""
-    inside = Path(__file__).parent / "conf"
-    return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
-
-
 def _verb(words: list[str]) -> tuple[str, list[str]]:
     """Take the verb off; without one, `train`."""
     if words and words[0] in VERBS:
@@ -59,6 +55,13 @@ def _verb(words: list[str]) -> tuple[str, list[str]]:
             f"'{words[0]}' is no verb.{hint} Choose from: {', '.join(VERBS)}, or give settings as key=value."
         )
     return "train", words
+
+
+def _check_groups(verb: str, words: list[str]) -> None:
+    """Refuse settings of a group that only another verb has; Hydra would stumble over it."""
+    foreign = [w for w in words if re.match(r"[+~]*benchmark\b", w)]
+    if foreign and verb != "benchmark":
+        raise ConfigError(f"'{foreign[0]}' is a setting of `soscope benchmark`, not of `soscope {verb}`.")
 
 
 def _hydra(verb: str, rest: list[str]) -> list[Exception]:
@@ -101,7 +104,8 @@ def _job(verb: str, cfg: Any) -> None:
     from hydra.types import RunMode
 
     hydra_cfg = HydraConfig.get()
-    from soscope.run import execute
+    from soscope.benchmarking import BENCHMARK
+    from soscope.run import TRAINING, execute
     from soscope.training import count_devices
 
     if hydra_cfg.mode == RunMode.MULTIRUN and count_devices(cfg) > 1 and "spawn" not in cfg.trainer.strategy:
@@ -118,7 +122,7 @@ def _job(verb: str, cfg: Any) -> None:
         )
         raise ConfigError(f"`soscope {verb}` {takes}.")
     if verb not in FROM_RUN:
-        execute(cfg, Path(hydra_cfg.runtime.output_dir))
+        execute(cfg, Path(hydra_cfg.runtime.output_dir), TRAINING if cfg.benchmark is None else BENCHMARK)
         return
     cfg, folder = _stored(verb, cfg, list(hydra_cfg.overrides.task))
     execute(cfg, folder, force=tuple(cfg.stages))
@@ -140,6 +144,11 @@ def _stored(verb: str, cfg: Any, overrides: list[str]) -> tuple[Any, Path]:
         )
     folder = Path(cfg.run).expanduser()
     stored: Any = OmegaConf.merge(OmegaConf.structured(_schema()), RunFolder(folder).config())
+    if stored.benchmark is not None:
+        raise ConfigError(
+            f"run='{folder}' holds a benchmark; the `soscope benchmark` command that made it comes back to it and draws its "
+            f"page again. `soscope {verb}` takes the folder of `soscope train`."
+        )
     for word, group in zip(overrides, keys, strict=True):
         if group in free:
             key = word.lstrip("+~").partition("=")[0]
@@ -217,9 +226,11 @@ def _choices(*matches: re.Match[str] | None) -> str:
     """List the keys beside the unknown one, nearest first."""
     from omegaconf import OmegaConf
 
+    from soscope.config import BenchmarkConfig
+
     key = next((m[1] for m in matches if m), "")
     parent, _, name = key.rpartition(".")
-    root = OmegaConf.structured(_schema())
+    root = OmegaConf.structured(_schema()(benchmark=BenchmarkConfig()))
     node = OmegaConf.select(root, parent) if parent else root
     if not OmegaConf.is_dict(node):
         return ""

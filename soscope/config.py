@@ -16,11 +16,17 @@ from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from soscope.errors import ConfigError
 from soscope.names import section_name
 from soscope.nn.schedule import Exponential
+from soscope.released.settings import demo_epochs, demo_rate
 
 STAGES = ("prepare", "pretrain", "finetune", "enhance", "report")
+BENCHMARK_STAGES = ("prepare", "score", "compare")
 WITHOUT_EFFECT = ("stages", "traceback", "logger", "run", "enhance", "report")
 """Groups that do not change what is trained, and so do not name a run folder; neither do these keys:"""
-WITHOUT_EFFECT_INSIDE = {"trainer": ("progress", "threads"), "image": ("cache",)}
+WITHOUT_EFFECT_INSIDE = {
+    "trainer": ("progress", "threads"),
+    "image": ("cache",),
+    "benchmark": ("seeds", "methods", "models"),
+}
 
 
 @dataclass
@@ -43,6 +49,8 @@ class ModelConfig:
     n_hidden: int = 128
     n_heads: int = 1
     z_width: float = 0.5
+    n_components: int = 8
+    network_share: float = 0.3
 
 
 @dataclass
@@ -88,6 +96,7 @@ class ImageConfig:
     input_px: int = 96
     batch_size: int = 64
     n_components: int = 32
+    smoothing: float = 0.5
     cache: str | None = None
     weight: float = 1.0
 
@@ -108,6 +117,8 @@ class ObjectiveConfig:
     beta: Exponential = field(default_factory=Exponential)
     mask_share: float = 0.3
     dropout: float = 0.65
+    fixed: Any = None  # settings this objective cannot do without, by full key
+    released: Any = None  # objective=released: a soscope.released.settings.ReleasedDemo per likelihood
 
 
 @dataclass
@@ -162,8 +173,21 @@ class ReportConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """What `soscope benchmark` scores against what truth.
+
+    ``models`` names trained methods: each a dictionary of the settings in which it differs from the command's own.
+    """
+
+    merge: str = "auto"
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    methods: list[str] | None = None
+    models: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
 class Config:
-    """Root of every run."""
+    """Root of every run; ``benchmark`` is set by `soscope benchmark` alone."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     platform: PlatformConfig = field(default_factory=PlatformConfig)
@@ -178,6 +202,7 @@ class Config:
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     enhance: EnhanceConfig = field(default_factory=EnhanceConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
+    benchmark: BenchmarkConfig | None = None
     seed: int = 0
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     run: str | None = None
@@ -188,6 +213,8 @@ def register() -> None:
     """Make the schema and the run folder's name known to Hydra; called once by the command line."""
     ConfigStore.instance().store(name="soscope_schema", node=Config)
     OmegaConf.register_new_resolver("soscope_run", lambda *, _root_: run_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("soscope_demo_epochs", demo_epochs, replace=True)
+    OmegaConf.register_new_resolver("soscope_demo_rate", demo_rate, replace=True)
 
 
 def paths_of(cfg: Any) -> list[Path | None]:
@@ -214,15 +241,25 @@ def run_name(cfg: Any) -> str:
 def resolved(cfg: Any) -> dict[str, Any]:
     """Return the config as plain containers: interpolations resolved, data paths absolute, Hydra's own node left out."""
     keys = [k for k in cfg if k != "hydra"]
-    plain: dict[str, Any] = {
-        k: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for k, v in _items(cfg, keys)
-    }
+    plain: dict[str, Any] = {k: _plain(v) for k, v in _items(cfg, keys)}
     if "data" in plain:
         paths = [None if p is None else os.path.abspath(p) for p in paths_of(cfg)]
         plain["data"]["path"] = paths[0] if len(paths) == 1 else paths
         if plain["data"].get("truth"):
             plain["data"]["truth"] = os.path.abspath(Path(plain["data"]["truth"]).expanduser())
     return json.loads(json.dumps(plain, default=str))
+
+
+def _plain(value: Any) -> Any:
+    """Resolve interpolations, but for those in ``models``, which mean the config of that model."""
+    if not OmegaConf.is_config(value):
+        return value
+    if "models" not in value:
+        return OmegaConf.to_container(value, resolve=True)
+    others = OmegaConf.masked_copy(value, [k for k in value if k != "models"])
+    others._set_parent(value._get_parent())
+    plain: Any = OmegaConf.to_container(others, resolve=True)
+    return plain | {"models": OmegaConf.to_container(value.models)}
 
 
 def _items(cfg: Any, keys: list[str]) -> list[tuple[str, Any]]:
@@ -236,9 +273,9 @@ def fingerprint(cfg: Any) -> str:
 
 def relevant(plain: dict[str, Any]) -> dict[str, Any]:
     """Return what changes what is trained, out of a plain config."""
-    kept = {k: v for k, v in plain.items() if k not in WITHOUT_EFFECT}
-    for group, keys in WITHOUT_EFFECT_INSIDE.items():
-        kept[group] = {k: v for k, v in kept.get(group, {}).items() if k not in keys}
+    kept = {k: v for k, v in plain.items() if k not in WITHOUT_EFFECT and v is not None}
+    for group in kept.keys() & WITHOUT_EFFECT_INSIDE.keys():
+        kept[group] = {k: v for k, v in kept[group].items() if k not in WITHOUT_EFFECT_INSIDE[group]}
     return kept
 
 
@@ -249,11 +286,14 @@ def hash_of(value: Any) -> str:
 
 def check(cfg: DictConfig) -> None:
     """Raise `ConfigError` for values and combinations that cannot run, before anything is read."""
-    _one_of("stages", cfg.stages, STAGES)
+    _one_of("stages", cfg.stages, STAGES if cfg.benchmark is None else BENCHMARK_STAGES)
     _one_of("split.extent", [cfg.split.extent], ("cell", "spot"))
     _one_of("enhance.posterior", [cfg.enhance.posterior], ("conditional", "prior"))
-    _one_of("objective.name", [cfg.objective.name], ("exact",))
+    _check_objective(cfg)
     _between("data.held_out", cfg.data.held_out, 0.0, 0.5)
+    _between("model.network_share", cfg.model.network_share, 0.0, 1.0)
+    _between("model.n_components", cfg.model.n_components, 0, 1000)
+    _between("image.smoothing", cfg.image.smoothing, 0.0, 10.0)
     _between("objective.mask_share", cfg.objective.mask_share, 0.0, 0.9)
     _between("objective.dropout", cfg.objective.dropout, 0.0, 0.9)
     _between("graph.similarity_scale", cfg.graph.similarity_scale, 1.0 + 1e-6, math.inf)
@@ -282,6 +322,8 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(
             "model.modalities is empty: name at least one table and its likelihood, as conf/model/nb.yaml does."
         )
+    if cfg.benchmark is not None:
+        _check_benchmark(cfg)
     names = section_names(cfg)
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
@@ -289,6 +331,35 @@ def check(cfg: DictConfig) -> None:
             f"data.path names two sections '{twice[0]}': folder names must differ, since they name the results. "
             "Rename one folder, or link to it under another name."
         )
+
+
+def _check_benchmark(cfg: DictConfig) -> None:
+    seeds = list(cfg.benchmark.seeds)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(
+            f"benchmark.seeds={seeds} must name at least one seed, and none twice, such as benchmark.seeds=[0,1,2]."
+        )
+    for seed in seeds:
+        _between("benchmark.seeds", seed, 0, 2**31 - 1)
+    if cfg.benchmark.methods is not None and not len(cfg.benchmark.methods):
+        raise ConfigError("benchmark.methods=[] leaves nothing to score. Name some, or leave it out for all.")
+    if cfg.data.truth is not None and cfg.benchmark.merge not in ("auto", "given"):
+        raise ConfigError(
+            f"benchmark.merge={cfg.benchmark.merge} makes its own truth, so data.truth={cfg.data.truth} would not be read. "
+            "Leave one of them out, or use benchmark.merge=given."
+        )
+    if cfg.data.truth is not None and len(paths_of(cfg)) > 1:
+        raise ConfigError("data.truth is the truth of one section, data.path names several. Benchmark them one by one.")
+
+
+def _check_objective(cfg: DictConfig) -> None:
+    from soscope.build import OBJECTIVES  # late: it brings torch and Lightning, which `soscope --help` can do without
+
+    _one_of("objective.name", [cfg.objective.name], tuple(OBJECTIVES))
+    for key, value in (cfg.objective.fixed or {}).items():
+        found = OmegaConf.select(cfg, key)
+        if found != value:
+            raise ConfigError(f"objective={cfg.objective.name} needs {key}={value}, found {found}. Leave {key} out.")
 
 
 def _one_of(key: str, values: Any, choices: tuple[str, ...]) -> None:

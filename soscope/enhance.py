@@ -16,10 +16,10 @@ from spatialdata.models import TableModel
 from soscope import contract
 from soscope.data.section import Section
 from soscope.data.tiles import Tile
-from soscope.finetune import SpatialVAE
 from soscope.likelihoods import Likelihood
 from soscope.posteriors import Posterior
 from soscope.split import Split
+from soscope.stage_module import StageModule
 
 QUANTILES = (0.05, 0.95)
 LAYERS = {0.05: "q05", 0.95: "q95"}
@@ -27,7 +27,9 @@ FEATURE_BLOCK = 256
 
 
 @torch.no_grad()
-def split_tile(model: SpatialVAE, tile: Tile, posterior: str = "conditional") -> tuple[dict[str, Split], np.ndarray]:
+def split_tile(
+    model: StageModule, tile: Tile, posterior: str = "conditional", with_cdf: bool = False
+) -> tuple[dict[str, Split], np.ndarray]:
     """Divide a tile's spots.
 
     Parameters
@@ -38,6 +40,8 @@ def split_tile(model: SpatialVAE, tile: Tile, posterior: str = "conditional") ->
         Spots and subspots.
     posterior
         ``conditional`` on the observed spots, whose subspots then add up to them, or ``prior``: the decoder alone.
+    with_cdf
+        Whether splits keep their distribution function, and with it the tensors it is made of.
 
     Returns
     -------
@@ -57,12 +61,12 @@ def split_tile(model: SpatialVAE, tile: Tile, posterior: str = "conditional") ->
             p = {k: v[..., chosen] for k, v in params.items()}
             x = tile.profiles[modality][:, chosen]
             given = likelihood.given_total(x, p, tile.parent) if posterior == "conditional" else likelihood.prior(p)
-            parts.append(split_of(given, likelihood.sparse_result and posterior == "conditional"))
+            parts.append(split_of(given, likelihood.sparse_result and posterior == "conditional", with_cdf))
         splits[modality] = Split.stack_features(parts)
     return splits, latent.mean.numpy()
 
 
-def split_of(posterior: Posterior, as_sparse: bool) -> Split:
+def split_of(posterior: Posterior, as_sparse: bool, with_cdf: bool = False) -> Split:
     """Summarise a posterior; the mean stays in double precision so that sums over a spot keep its count."""
 
     def store(value: torch.Tensor, dtype: type) -> Any:
@@ -73,6 +77,7 @@ def split_of(posterior: Posterior, as_sparse: bool) -> Split:
         mean=store(posterior.mean(), np.float64),
         sd=store(posterior.sd(), np.float32),
         quantiles={q: store(posterior.quantile(q), np.float32) for q in QUANTILES},
+        cdf=posterior.below_and_at if with_cdf else None,
     )
 
 

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from soscope.data.tiles import Tile
 from soscope.likelihoods import Likelihood
-from soscope.nn.decoder import SubspotDecoder
+from soscope.nn.decoder import FieldDecoder, SubspotDecoder
 from soscope.nn.encoder import GraphEncoder
 from soscope.nn.graph_terms import graph_cross_entropy
-from soscope.nn.noise import keyed_dropout
+from soscope.nn.noise import keyed_dropout, keyed_uniform
 from soscope.stage_module import StageModule, TrainingSettings
 
 
@@ -27,21 +27,38 @@ class SpatialVAE(StageModule):
         self,
         encoder: GraphEncoder,
         decoder: SubspotDecoder,
+        field_decoder: FieldDecoder,
         likelihoods: Mapping[str, Likelihood],
         settings: TrainingSettings,
     ) -> None:
         super().__init__("finetune", encoder, likelihoods, settings)
-        self.decoder = decoder
+        self.decoder, self.field_decoder = decoder, field_decoder
 
     def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, dict[str, Tensor]]:
-        """Return likelihood parameters of subspots."""
+        """Return likelihood parameters of subspots, on a path between the kriged field and the network."""
+        raw = self._network(tile, z, step)
+        if tile.field.shape[1]:
+            share = self._network_share(tile, step)
+            for m, level in self.field_decoder(tile.field).items():
+                field = self.likelihoods[m].location_of(level)  # type: ignore[operator]
+                location = field + share * (raw[m][..., 0] - field)
+                raw[m] = torch.cat([location[..., None], raw[m][..., 1:]], -1)
+        return {m: self.likelihoods[m].parameters_of(r) for m, r in raw.items()}  # type: ignore[operator]
+
+    def _network_share(self, tile: Tile, step: int | None) -> Tensor:
+        """Return how far along the path each subspot stands, ``(n_subspots, 1)``: in training a uniform draw per spot."""
+        s = self.settings
+        if step is None:
+            return torch.full((len(tile.subspot_keys), 1), s.network_share)
+        return tile.parent.gather(keyed_uniform(s.seed, step, "path", tile.keys, 1))
+
+    def _network(self, tile: Tile, z: Tensor, step: int | None) -> dict[str, Tensor]:
         s = self.settings
 
         def drop(values: Tensor, stream: str) -> Tensor:
             return keyed_dropout(values, s.seed, step or 0, stream, tile.subspot_keys, s.dropout)
 
-        raw = self.decoder(z, tile.image_features, tile.at, None if step is None else drop)
-        return {m: self.likelihoods[m].parameters_of(r) for m, r in raw.items()}  # type: ignore[operator]
+        return self.decoder(z, tile.image_features, tile.at, None if step is None else drop)
 
     def spot_log_prob(self, tile: Tile, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
         """Return the log probability of spots' profiles given the sum over their subspots."""

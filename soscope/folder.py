@@ -10,6 +10,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from soscope.config import hash_of, relevant, resolved
+from soscope.cost import Cost
 from soscope.errors import RunFolderError
 
 
@@ -20,10 +21,13 @@ class RunFolder:
     ----------
     path
         The folder; made by `claim`.
+    prepared_in
+        Folder of the prepared sections, where several runs share them; ``prepared`` inside by default.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, prepared_in: Path | None = None) -> None:
         self.path = path
+        self.prepared_in = prepared_in or path / "prepared"
         self.config_file = path / "config.yaml"
         self.marks_file = path / "stages.json"
         self.provenance_file = path / "provenance.json"
@@ -33,13 +37,17 @@ class RunFolder:
         self.report_file = path / "report.html"
         self.pictures = path / "pictures"
         self.comparison_file = path / "comparison.csv"
+        self.benchmark_file = path / "benchmark.csv"
+        self.per_feature_file = path / "per_feature.csv"
+        self.means_file = path / "means.h5ad"
+        self.benchmark_page = path / "benchmark.html"
 
     def prepared(self, section: str) -> Path:
         """Return where a prepared section lies."""
-        return self.path / "prepared" / f"{section}.zarr"
+        return self.prepared_in / f"{section}.zarr"
 
     def truth(self, section: str) -> Path:
-        """Return where a simulated section's truth is kept aside."""
+        """Return where the truth of a simulated or merged section is kept aside."""
         return self.path / "truth" / f"{section}.h5ad"
 
     def result(self, section: str) -> Path:
@@ -49,6 +57,11 @@ class RunFolder:
     def table(self, section: str, modality: str) -> Path:
         """Return where an enhanced table lies as h5ad."""
         return self.path / f"{section}_{modality}.h5ad"
+
+    def method(self, section: str, method: str, seed: int | None) -> Path:
+        """Return the folder of one method on one section of a benchmark, of one seed where it has any."""
+        folder = self.path / "benchmark" / section / method
+        return folder if seed is None else folder / f"seed{seed}"
 
     def claim(self, cfg: Any) -> None:
         """Take the folder for a config, or come back to it.
@@ -73,9 +86,9 @@ class RunFolder:
             write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(ours)))
 
     def keep(self, cfg: Any) -> None:
-        """Write what a command that came back set anew: how the result is enhanced and reported."""
+        """Write what a command that came back set anew: how the result is enhanced, scored and reported."""
         stored, now = yaml.safe_load(self.config_file.read_text()), resolved(cfg)
-        stored |= {group: now[group] for group in ("enhance", "report")}
+        stored |= {group: now[group] for group in ("enhance", "report", "benchmark")}
         write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(stored)))
 
     def config(self) -> DictConfig:
@@ -94,10 +107,14 @@ class RunFolder:
         """Tell whether a stage has finished with these settings."""
         return self.marks().get(stage, {}).get("settings") == hash_of(settings)
 
-    def mark(self, stage: str, settings: Any, seconds: float, later: tuple[str, ...]) -> None:
-        """Note that a stage has finished, and that later ones have to be done again."""
+    def mark(self, stage: str, settings: Any, cost: Cost, later: tuple[str, ...] = ()) -> None:
+        """Note that a stage has finished and what it took, and that later ones have to be done again."""
         marks = {k: v for k, v in self.marks().items() if k not in later}
-        marks[stage] = {"settings": hash_of(settings), "seconds": round(seconds, 2)}
+        marks[stage] = {
+            "settings": hash_of(settings),
+            "seconds": round(cost.seconds, 3),
+            "peak_mb": round(cost.peak_mb),
+        }
         write_text(self.marks_file, json.dumps(marks, indent=2))
 
 

@@ -28,6 +28,8 @@ class Lattice(ABC):
     """Area of a spot's cell in unit coordinates."""
     neighbour_radius: ClassVar[dict[int, float]]
     """Number of neighbours to the radius, in pitches, that holds just those."""
+    merge_rule: ClassVar[str]
+    """How a benchmark merges spots unless it is told."""
 
     def __init_subclass__(cls, name: str | None = None) -> None:
         if name is not None:
@@ -83,6 +85,7 @@ class HexLattice(Lattice, name="hex"):
 
     cell_area = _SQRT3 / 2
     neighbour_radius: ClassVar[dict[int, float]] = {6: 1.2, 12: 1.85, 18: 2.2}
+    merge_rule = "hex7"
 
     def unit_xy(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
         """Return ``(col / 2, row sqrt(3) / 2)``."""
@@ -143,6 +146,7 @@ class SquareLattice(Lattice, name="square"):
 
     cell_area = 1.0
     neighbour_radius: ClassVar[dict[int, float]] = {4: 1.2, 8: 1.6, 12: 2.1}
+    merge_rule = "2x2"
 
     def unit_xy(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
         """Return ``(col, row)``."""

@@ -101,6 +101,14 @@ class Likelihood(nn.Module, ABC):
     def given_total(self, x: Tensor, p: Params, parent: Parent) -> Posterior:
         """Return the distribution of subspots given the observed profiles ``x`` of spots; the prior under no spot."""
 
+    @abstractmethod
+    def stabilise(self, x: Tensor, n_per_spot: Tensor) -> Tensor:
+        """Return the level of a subspot, its equal part of ``x`` ``(n_spots, n_features)``, with noise of even size."""
+
+    @abstractmethod
+    def location_of(self, level: Tensor) -> Tensor:
+        """Return the first unconstrained parameter of subspots whose stabilised level is ``level``, the same shape."""
+
     def copy_down(self, x: Tensor, parent: Parent) -> Tensor:
         """Give every subspot its equal part of the spot, ``x / K``; zero under no spot."""
         return parent.gather(x / parent.n_per_spot.clamp(min=1).to(x.dtype)[:, None])
@@ -136,6 +144,14 @@ class CountLikelihood(Likelihood):
     def check(self, x: Matrix, where: str, spots: list[str], features: list[str]) -> None:
         """Refuse values that are not finite non-negative integers."""
         check_counts(x, where, spots, features)
+
+    def stabilise(self, x: Tensor, n_per_spot: Tensor) -> Tensor:
+        """Return the square root of the equal part."""
+        return (x / n_per_spot).sqrt()
+
+    def location_of(self, level: Tensor) -> Tensor:
+        """Return the log of the squared level, against the mean count; a level below 3 % of the mean's counts as that."""
+        return 2 * level.clamp(min=0.03 * (0.5 * self.base).exp()).log() - self.base
 
     def _mu(self, raw: Tensor) -> Tensor:
         return (self.base + raw[..., 0].clamp(-8, 8)).exp()
@@ -242,6 +258,14 @@ class Gaussian(Likelihood, name="gaussian"):
     def parameters_of(self, raw: Tensor) -> Params:
         """Return ``mu`` and ``s``, the standard deviation of a subspot."""
         return {"mu": self.base + self.spread * raw[..., 0], "s": self.spread * (softplus(raw[..., 1]) + 0.01)}
+
+    def stabilise(self, x: Tensor, n_per_spot: Tensor) -> Tensor:
+        """Return the values, or a sum's equal part."""
+        return x if self.average else x / n_per_spot
+
+    def location_of(self, level: Tensor) -> Tensor:
+        """Return the level in units of the features' spread."""
+        return (level - self.base) / self.spread
 
     def _n(self, parent: Parent, like: Tensor) -> Tensor:
         """Return what a spot's sum is divided by, ``(n_spots, 1)``."""

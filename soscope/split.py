@@ -77,17 +77,33 @@ def _stack_cdfs(parts: list[Split]) -> Cdf | None:
     return cdf
 
 
-def conservation_error(split: Split, observed: Matrix, parent: Parent) -> float:
-    """Return the largest relative difference between a spot's value and the sum of its subspots' means.
+def conservation_error(split: Split, observed: Matrix, parent: Parent, average: bool = False) -> float:
+    """Return the largest of `conservation_errors` over features."""
+    return float(np.max(conservation_errors(split, observed, parent, average), initial=0.0))
 
-    Spots without subspots are left out. The difference is relative to ``max(1, observed)``.
+
+def conservation_errors(split: Split, observed: Matrix, parent: Parent, average: bool = False) -> np.ndarray:
+    """Return the largest relative difference between a spot's value and what its subspots' means add up to.
+
+    Parameters
+    ----------
+    split
+        Means of subspots.
+    observed
+        Profiles of spots, ``(n_spots, n_features)``.
+    parent
+        Spot of each subspot. Spots without subspots are left out.
+    average
+        Whether a spot is the average of its subspots, not their sum.
+
+    Returns
+    -------
+    Per feature, ``(n_features,)``, relative to ``max(1, |observed|)``.
     """
-    index = parent.index.cpu().numpy()
-    inside = index >= 0
-    sums = sparse.csr_matrix(
-        (np.ones(inside.sum()), (index[inside], np.flatnonzero(inside))), shape=(parent.n_spots, len(index))
-    )
-    total = to_dense(sums @ split.mean)
-    truth = to_dense(observed, np.float64)
-    has = parent.n_per_spot.cpu().numpy() > 0
-    return float(np.max(np.abs(total - truth)[has] / np.maximum(1.0, np.abs(truth[has])), initial=0.0))
+    index, count = parent.index.cpu().numpy(), parent.n_per_spot.cpu().numpy()
+    inside, has = index >= 0, count > 0
+    weight = 1 / count[index[inside]] if average else np.ones(inside.sum())
+    shape = (parent.n_spots, len(index))
+    total = to_dense(sparse.csr_matrix((weight, (index[inside], np.flatnonzero(inside))), shape) @ split.mean)[has]
+    truth = to_dense(observed, np.float64)[has]
+    return np.max(np.abs(total - truth) / np.maximum(1.0, np.abs(truth)), axis=0, initial=0.0)

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from soscope.data.tiles import Tile
 from soscope.likelihoods import Likelihood
-from soscope.nn.encoder import GraphEncoder
 from soscope.nn.gaussian import Latent
 from soscope.nn.noise import keyed_mask, keyed_normal, keyed_uniform
 from soscope.nn.schedule import Exponential
@@ -41,6 +40,8 @@ class TrainingSettings:
         Weight of the median edge of the spot graph, one over its scale.
     dropout
         Share of image features and hidden units dropped per subspot and step.
+    network_share
+        Part of the decoder's network in a result, the rest being the kriged field's.
     """
 
     seed: int = 0
@@ -50,6 +51,7 @@ class TrainingSettings:
     n_pairs: int | None = None
     learning_rate: float = 1e-3
     dropout: float = 0.65
+    network_share: float = 0.3
     median_weight: float = 0.2
 
 
@@ -69,7 +71,7 @@ class StageModule(pl.LightningModule, ABC):
     """
 
     def __init__(
-        self, stage: str, encoder: GraphEncoder, likelihoods: Mapping[str, Likelihood], settings: TrainingSettings
+        self, stage: str, encoder: nn.Module, likelihoods: Mapping[str, Likelihood], settings: TrainingSettings
     ) -> None:
         super().__init__()
         self.stage, self.settings = stage, settings

@@ -7,11 +7,11 @@ import pytest
 import torch
 from scipy.spatial.distance import cdist, pdist
 
-from soscope.benchmark.baselines import BASELINES, applicable
-from soscope.benchmark.kriging import IMAGE_WIDTH, NOISES, RANGES, AreaKriging, compact_groups, matern32
+from soscope.benchmark.baselines import BASELINES, applicable, places_of
 from soscope.benchmark.observed import Observed
 from soscope.benchmark.ridge import ALPHAS, choose_penalty
 from soscope.data.section import Profiles, Section
+from soscope.kriging import IMAGE_WIDTH, NOISES, RANGES, AreaKriging, compact_groups, matern32
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.nn.parent import Parent
 from soscope.prepare.graphs import Graph
@@ -180,7 +180,7 @@ def dense_kernels(section: Section, observed: Observed) -> list[np.ndarray]:
 
 def test_kriging_equals_the_textbook_formula(section: Section, rng: np.random.Generator) -> None:
     observed = Observed(section, "rna", make_likelihood("nb", 5))
-    model = AreaKriging(observed)
+    model = AreaKriging(places_of(observed))
     values = rng.normal(size=(len(observed.used), 4))
     centred = values - values.mean(0)
     chosen, noise = model.choose(centred)
@@ -198,7 +198,7 @@ def test_kriging_equals_the_textbook_formula(section: Section, rng: np.random.Ge
 
 def test_marginal_likelihood_equals_the_multivariate_normal(section: Section, rng: np.random.Generator) -> None:
     observed = Observed(section, "rna", make_likelihood("nb", 5))
-    model = AreaKriging(observed)
+    model = AreaKriging(places_of(observed))
     y = rng.normal(size=(len(observed.used), 1))
     kernels, average = dense_kernels(section, observed), observed.average.toarray()[:, section.parent >= 0]
     spots = average @ (0.65 * kernels[1] + 0.35 * kernels[-1]) @ average.T

@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from soscope.benchmark.interpolation import copy_down, linear, linear_to_totals
-from soscope.benchmark.kriging import AreaKriging
 from soscope.benchmark.observed import SHARE_FLOOR, Observed
 from soscope.benchmark.registry import BASELINES, Baseline, baseline
 from soscope.benchmark.ridge import ridge_to_totals, total_counts
 from soscope.data.section import Section
+from soscope.kriging import AreaKriging, Places
 from soscope.likelihoods import Likelihood
 from soscope.split import Split
 
@@ -38,10 +38,17 @@ def log_split_average(observed: Observed) -> Split:
     return observed.with_totals(np.exp(sum(logs) / 2))
 
 
+def places_of(observed: Observed) -> Places:
+    """Return the section's geometry as kriging takes it."""
+    section, pitch = observed.section, observed.section.pitch_um
+    image = section.image_features.astype(np.float64)
+    return Places(section.subspot_xy_um / pitch, image, observed.spot, section.xy_um[observed.used] / pitch)
+
+
 @baseline()
 def kriging(observed: Observed) -> Split:
     """Krige every feature on its own over position and image features, then restore totals."""
-    predicted = AreaKriging(observed)(observed.stabilised())
+    predicted = AreaKriging(places_of(observed))(observed.stabilised())
     return observed.with_totals(observed.unstabilised(predicted))
 
 
@@ -56,5 +63,5 @@ def kriging_components(observed: Observed) -> Split:
     sd = np.where(sd > 0, sd, 1)
     left, size, right = np.linalg.svd((values - mean) / sd, full_matrices=False)
     kept = slice(0, min(N_COMPONENTS, len(size)))
-    scores = AreaKriging(observed)(left[:, kept] * size[kept])
+    scores = AreaKriging(places_of(observed))(left[:, kept] * size[kept])
     return observed.with_totals(observed.unstabilised(mean + scores @ right[kept] * sd))

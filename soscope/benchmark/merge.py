@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ from scipy import sparse
 
 from soscope import contract
 from soscope.errors import ConfigError, DataError
-from soscope.lattice import Lattice
+from soscope.lattice import Coarser, Lattice
 from soscope.read.base import RawSection
 
 MIN_GROUPS = 12
@@ -28,7 +29,22 @@ def group_size(rule: str) -> int:
     return int(found[1]) if found[1] else int(found[2]) ** 2
 
 
-def merge(raw: RawSection, rule: str, lattice: Lattice) -> RawSection:
+def check_rule(rule: str, lattice: Lattice) -> int:
+    """Return the number of spots that ``rule`` merges; `ConfigError` when a lattice has not got it."""
+    k = group_size(rule)
+    if rule.startswith("hex") != (lattice.name == "hex"):
+        raise ConfigError(
+            f"benchmark.merge={rule} does not fit a {lattice.name} lattice. Use benchmark.merge={lattice.merge_rule}, or name "
+            "the platform the section is from."
+        )
+    try:
+        lattice.offsets(k)
+    except ConfigError as error:
+        raise ConfigError(f"benchmark.merge={rule}: {error}") from error
+    return k
+
+
+def merge(raw: RawSection, rule: str, lattice: Lattice, averaged: Collection[str] = ()) -> RawSection:
     """Merge groups of spots; the members are the subspots of the merged spot and their own profiles the truth.
 
     Parameters
@@ -39,6 +55,8 @@ def merge(raw: RawSection, rule: str, lattice: Lattice) -> RawSection:
         ``hex7``, ``2x2``, ``3x3``: only complete groups are kept.
     lattice
         Arrangement of its spots.
+    averaged
+        Modalities whose values average over members (components, normalised values); the others add up (counts).
 
     Returns
     -------
@@ -49,7 +67,7 @@ def merge(raw: RawSection, rule: str, lattice: Lattice) -> RawSection:
     ConfigError, DataError
         For a rule the lattice has not got, and sections with fewer than 12 complete groups.
     """
-    k = group_size(rule)
+    k = check_rule(rule, lattice)
     table = raw.sdata.tables[contract.modalities(raw.sdata)[0]]
     if not {"array_row", "array_col"} <= set(table.obs):
         raise ConfigError(
@@ -57,18 +75,19 @@ def merge(raw: RawSection, rule: str, lattice: Lattice) -> RawSection:
         )
     row, col = (table.obs[key].to_numpy().astype(np.int64) for key in ("array_row", "array_col"))
     problem = lattice.contradiction(row, col)
-    if problem or rule.startswith("hex") != (lattice.name == "hex"):
-        raise ConfigError(f"section '{raw.name}': benchmark.merge={rule} does not fit: {problem or 'another lattice'}.")
+    if problem:
+        raise ConfigError(f"section '{raw.name}': benchmark.merge={rule} does not fit: {problem}.")
     groups = lattice.coarser(row, col, k)
     if len(groups.members) < MIN_GROUPS:
         raise DataError(
             f"section '{raw.name}': benchmark.merge={rule} leaves {len(groups.members)} complete groups of spots, "
             f"fewer than {MIN_GROUPS}: too few to learn from. Use a smaller block or a larger section."
         )
-    return _merged(raw, groups.row, groups.col, groups.members)
+    return _merged(raw, groups, averaged)
 
 
-def _merged(raw: RawSection, row: np.ndarray, col: np.ndarray, members: np.ndarray) -> RawSection:
+def _merged(raw: RawSection, groups: Coarser, averaged: Collection[str]) -> RawSection:
+    row, col, members = groups
     n, k = members.shape
     names = [f"merged_{r}_{c}" for r, c in zip(row, col, strict=True)]
     table = raw.sdata.tables[contract.modalities(raw.sdata)[0]]
@@ -81,7 +100,9 @@ def _merged(raw: RawSection, row: np.ndarray, col: np.ndarray, members: np.ndarr
         table = raw.sdata.tables[modality]
         fine = sparse.csr_matrix(table.X[members.ravel()])
         var = table.var.copy()
-        coarse[modality] = AnnData(X=sparse.csr_matrix(sums @ fine), obs=obs.copy(), var=var)
+        coarse[modality] = AnnData(
+            X=sparse.csr_matrix(sums @ fine / (k if modality in averaged else 1)), obs=obs.copy(), var=var
+        )
         truth.append(AnnData(X=fine, obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=var.index)))
     facts = {key: v for key, v in contract.facts(raw.sdata).items() if key not in OF_THE_FORMAT}
     radius = float(np.median(raw.sdata.shapes[contract.SPOTS]["radius"])) * np.sqrt(k)

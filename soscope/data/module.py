@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from soscope import contract
+from soscope.data.field import Components, krige_components, smooth_over_neighbours, stabilised_levels
 from soscope.data.section import Section
 from soscope.data.tiles import Tile, held_out_spots, make_tile
 from soscope.errors import DataError
+from soscope.likelihoods import Likelihood
 
 
 class TileDataset(Dataset[Tile]):
@@ -56,6 +60,8 @@ class SectionsDataModule(pl.LightningDataModule):
         self.steps_per_epoch = 1
         self.sections: list[Section] = []
         self.tiles: list[Tile] = []
+        self.result_tiles: list[Tile] = []
+        self.components: Components | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Load the sections once and cut their tiles."""
@@ -68,11 +74,51 @@ class SectionsDataModule(pl.LightningDataModule):
                 raise DataError(
                     f"sections '{first.name}' and '{section.name}' hold different features; prepare them together."
                 )
-        held = [held_out_spots(s, self.seed, self.held_out) for s in self.sections]
+        held = self._held_out()
         self.tiles = [
             make_tile(s, i, z_width=self.z_width, held_out=h)
             for i, (s, h) in enumerate(zip(self.sections, held, strict=True))
         ]
+        self.result_tiles = self.tiles
+
+    def add_field(self, likelihoods: Mapping[str, Likelihood], n_components: int, smoothing: float) -> Components:
+        """Smooth image features, krige the leading components of spots, and give both to the tiles; done once.
+
+        Tiles of training know nothing of held-out spots; those of the result know every spot.
+
+        Parameters
+        ----------
+        likelihoods
+            Per modality, with their starting values.
+        n_components
+            Components kriged; none with 0.
+        smoothing
+            Width by which image features are averaged over neighbours, in subspot pitches.
+        """
+        if self.components is None:
+            held = self._held_out()
+            levels = [stabilised_levels(s, likelihoods) for s in self.sections]
+            known = np.concatenate([level[~h] for level, h in zip(levels, held, strict=True)])
+            self.components = Components.fit(known, n_components)
+            features = [smooth_over_neighbours(s, smoothing) for s in self.sections]
+            self.tiles = self._with_field(self.components, features, levels, held)
+            everything = [np.zeros_like(h) for h in held]
+            self.result_tiles = self._with_field(self.components, features, levels, everything)
+        return self.components
+
+    def _with_field(
+        self, components: Components, features: list[np.ndarray], levels: list[np.ndarray], hidden: list[np.ndarray]
+    ) -> list[Tile]:
+        fields: list[Any] = [None] * len(self.sections)
+        if len(components.loadings):
+            fields = krige_components(self.sections, features, levels, components, hidden)
+        return [
+            make_tile(s, i, z_width=self.z_width, held_out=h, image_features=y, field=f)
+            for i, (s, h, y, f) in enumerate(zip(self.sections, self._held_out(), features, fields, strict=True))
+        ]
+
+    def _held_out(self) -> list[np.ndarray]:
+        return [held_out_spots(s, self.seed, self.held_out) for s in self.sections]
 
     @property
     def features(self) -> dict[str, list[str]]:

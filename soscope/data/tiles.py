@@ -38,6 +38,8 @@ class Tile:
         Per modality ``(n_spots, n_features)`` and ``(n_spots,)``.
     image_features
         ``(n_subspots, n_image)``.
+    field
+        Kriged components of subspots, ``(n_subspots, n_components)``.
     spot_edges, spot_weight
         Neighbours among these spots as the encoder takes them.
     spot_graph, subspot_graph
@@ -59,6 +61,7 @@ class Tile:
     profiles: dict[str, Tensor]
     library_size: dict[str, Tensor]
     image_features: Tensor
+    field: Tensor
     spot_edges: Tensor
     spot_weight: Tensor
     spot_graph: SparseMatrix
@@ -94,6 +97,8 @@ def make_tile(
     z_width: float = 0.5,
     hops: int | None = None,
     held_out: np.ndarray | None = None,
+    image_features: np.ndarray | None = None,
+    field: np.ndarray | None = None,
 ) -> Tile:
     """Cut a tile out of a section.
 
@@ -110,6 +115,10 @@ def make_tile(
         core, and what the bumps reach.
     held_out
         Spots of the whole section that are never trained on, none by default.
+    image_features
+        Features of the whole section's subspots, the section's own by default.
+    field
+        Kriged components of the whole section's subspots, no column by default.
     """
     core = np.arange(section.n_spots) if core is None else np.asarray(core)
     hops = GRAPH_LAYERS + 1 + int(np.ceil(3 * z_width)) if hops is None else hops
@@ -138,7 +147,10 @@ def make_tile(
         subspot_rows=torch.from_numpy(sub_rows),
         profiles={m: torch.from_numpy(p.dense(rows)) for m, p in section.modalities.items()},
         library_size={m: torch.from_numpy(p.library_size[rows]) for m, p in section.modalities.items()},
-        image_features=torch.from_numpy(section.image_features[sub_rows]),
+        image_features=torch.from_numpy(
+            (section.image_features if image_features is None else image_features)[sub_rows]
+        ),
+        field=torch.from_numpy(field[sub_rows]) if field is not None else torch.zeros(len(sub_rows), 0),
         spot_edges=spot_edges,
         spot_weight=spot_weight,
         spot_graph=SparseMatrix(spot_edges[0], spot_edges[1], spot_weight, (len(rows), len(rows))),

@@ -101,3 +101,33 @@ class SubspotDecoder(nn.Module):
             h = h + self.from_image(image_features)
         h = self.blocks(h)
         return self.heads(h if drop is None else drop(h, "drop_hidden"))
+
+
+class FieldDecoder(nn.Module):
+    """From kriged components of subspots back to stabilised levels per modality; nothing here is trained.
+
+    Parameters
+    ----------
+    centre, spread
+        Mean and deviation of every column, ``(n_columns,)``: the features of all modalities side by side.
+    loadings
+        ``(n_components, n_columns)``.
+    widths
+        Number of features per modality.
+    """
+
+    centre: Tensor
+    spread: Tensor
+    loadings: Tensor
+
+    def __init__(self, centre: Tensor, spread: Tensor, loadings: Tensor, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        self.widths = dict(widths)
+        self.register_buffer("centre", centre)
+        self.register_buffer("spread", spread)
+        self.register_buffer("loadings", loadings)
+
+    def forward(self, field: Tensor) -> dict[str, Tensor]:
+        """Return stabilised levels of subspots per modality from their components ``(n_subspots, n_components)``."""
+        levels = self.centre + self.spread * (field @ self.loadings)
+        return dict(zip(self.widths, levels.split(list(self.widths.values()), 1), strict=True))

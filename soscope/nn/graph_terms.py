@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -27,6 +28,8 @@ DEFAULT_PAIRS = 512 * 512
 """Sampled ordered pairs above that: 512 random rows against 512 random columns."""
 
 PairDraw = Callable[[int], Tensor]
+PairCost = Callable[[Sequence[Tensor]], Tensor]
+"""From the inner products of pairs, one tensor per modality, to the cost of each pair if there is no edge."""
 
 
 def graph_cross_entropy(
@@ -63,8 +66,12 @@ def graph_cross_entropy(
     if core is None:
         core = torch.ones(n, dtype=torch.bool, device=vectors[0].device)
     rows = core.nonzero()[:, 0]
-    everywhere = _all_pairs(vectors, rows, n_pairs, draw, block) * (total / n)
+    everywhere = all_pairs(_unlinked, vectors, rows, n_pairs, draw, block) * (total / n)
     return (everywhere - _linked(vectors, graph.rows(core), rows)) / total**2
+
+
+def _unlinked(products: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, map(softplus, products))
 
 
 def _linked(vectors: Sequence[Tensor], graph: SparseMatrix, rows: Tensor) -> Tensor:
@@ -76,27 +83,34 @@ def _linked(vectors: Sequence[Tensor], graph: SparseMatrix, rows: Tensor) -> Ten
     return (graph.weight * edges).sum() + _log_expm1(_pair_cost(vectors, rows, rows)).sum()
 
 
-def _all_pairs(
-    vectors: Sequence[Tensor], rows: Tensor, n_pairs: int | None, draw: PairDraw | None, block: int
+def all_pairs(
+    cost: PairCost,
+    vectors: Sequence[Tensor],
+    rows: Tensor,
+    n_pairs: int | None,
+    draw: PairDraw | None,
+    block: int = 1024,
 ) -> Tensor:
-    """Return the sum over pairs of a chosen row and any row: exact, or the unbiased estimate from sampled ones."""
+    """Return the sum of ``cost`` over pairs of a chosen row and any row: exact, or the unbiased estimate from sampled ones.
+
+    The other arguments are those of `graph_cross_entropy`.
+    """
     n = vectors[0].shape[0]
     if n_pairs is None:
         n_pairs = 0 if n <= EXACT_UP_TO else DEFAULT_PAIRS
     if n_pairs == 0:
-        return _exact_sum(vectors, rows, block)
+        return _exact_sum(cost, vectors, rows, block)
     if draw is None:
         raise ValueError("sampled pairs need a source of random numbers: pass draw=")
     uniform = draw(math.isqrt(n_pairs - 1) + 1)
     i = rows[(uniform[:, 0] * rows.numel()).long().clamp(max=rows.numel() - 1)]
     j = (uniform[:, 1] * n).long().clamp(max=n - 1)
-    cost = torch.stack([softplus(v[i] @ v[j].T).mean() for v in vectors]).sum()
-    return cost * (rows.numel() * n)
+    return cost([v[i] @ v[j].T for v in vectors]).mean() * (rows.numel() * n)
 
 
-def _exact_sum(vectors: Sequence[Tensor], rows: Tensor, block: int) -> Tensor:
+def _exact_sum(cost: PairCost, vectors: Sequence[Tensor], rows: Tensor, block: int) -> Tensor:
     def one(rows: Tensor, *vectors: Tensor) -> Tensor:
-        return torch.stack([softplus(v[rows] @ v.T).sum() for v in vectors]).sum()
+        return cost([v[rows] @ v.T for v in vectors]).sum()
 
     total = vectors[0].new_zeros(())
     for part in rows.split(block):

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-STREAMS = {"z": 1, "mask": 2, "held_out": 3, "pairs": 4, "drop_image": 5, "drop_hidden": 6}
+STREAMS = {"z": 1, "mask": 2, "held_out": 3, "pairs": 4, "drop_image": 5, "drop_hidden": 6, "subspot": 7, "path": 8}
 """One stream for each use, so that two uses at one step never share numbers."""
 
 _GOLDEN = 0x9E3779B97F4A7C15

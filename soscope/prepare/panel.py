@@ -170,6 +170,11 @@ class Representation:
     make: Represent
     needs_counts: bool
 
+    @property
+    def keeps_units(self) -> bool:
+        """Whether profiles stay what was measured, so that those of subspots add up to their spot's."""
+        return self.make is as_given
+
 
 REPRESENTATIONS = {
     "counts": Representation(as_given, True),

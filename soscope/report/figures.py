@@ -105,9 +105,9 @@ def feature_maps(sdata: SpatialData, canvas: Canvas, modality: str, feature: str
     """Draw the tissue image, the observed spots, the enhanced subspots and their standard deviation."""
     observed = sdata.tables[modality]
     enhanced = sdata.tables[contract.enhanced_name(modality)]
-    share = _equal_share(sdata, modality, observed, feature)
-    mean, sd = _column(enhanced, feature), _column(enhanced, feature, "sd")
-    norm = _norm(share, mean)
+    share = equal_share(sdata, modality, observed, feature)
+    mean, sd = column(enhanced, feature), column(enhanced, feature, "sd")
+    norm = shared_norm(share, mean)
     figure = Figure(figsize=(13.5, 3.6), layout="constrained")
     image, before, after, doubt = figure.subplots(1, 4)
     canvas.draw(image, None, None, "tissue", scale_bar=True)
@@ -173,21 +173,22 @@ def save(figure: Figure, file: Path, dpi: int) -> Path:
     return partial.replace(file)
 
 
-def _equal_share(sdata: SpatialData, modality: str, observed: object, feature: str) -> np.ndarray:
+def equal_share(sdata: SpatialData, modality: str, observed: object, feature: str) -> np.ndarray:
     """Return the observed value of a spot on the scale of a subspot: divided by K for counts, as it is for averages."""
-    values = _column(observed, feature)
+    values = column(observed, feature)
     if not contract.facts(sdata)["adds_up"][modality]:
         return values
     parent = sdata.shapes[contract.SUBSPOTS][contract.PARENT].to_numpy()
     return values / np.maximum(np.bincount(parent[parent >= 0], minlength=len(values)), 1)
 
 
-def _column(table: object, feature: str, layer: str | None = None) -> np.ndarray:
+def column(table: object, feature: str, layer: str | None = None) -> np.ndarray:
+    """Return one feature of a table, or of one of its layers, ``(n_rows,)``."""
     part = table[:, feature]  # type: ignore[index]
     return to_dense(part.layers[layer] if layer else part.X, float).ravel()
 
 
-def _norm(*values: np.ndarray) -> Normalize:
+def shared_norm(*values: np.ndarray) -> Normalize:
     """Share one colour scale, cut at the 1st and 99th percentile of all values."""
     low, high = np.percentile(np.concatenate(values), [1, 99])
     return Normalize(low, high if high > low else low + 1)

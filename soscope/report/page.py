@@ -65,7 +65,7 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
         scores = table.groupby("method", sort=False)[["pearson", "within_spot_r", "nmse"]].mean().round(3)
         file = figures.save(figures.score_scatter(table), folder.pictures / "scores.png", cfg.report.dpi)
         general.append(Picture(file, "Against the simulated truth"))
-    page = _template().render(
+    page = template("report.html").render(
         sections=shown,
         general=general,
         scores=None if scores is None else scores.reset_index().to_dict("records"),
@@ -106,7 +106,7 @@ def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]
     pictures = []
     for modality in modalities:
         for feature in chosen_features(cfg, sdata, modality):
-            file = folder.pictures / f"{section}_{modality}_{_safe(feature)}.png"
+            file = folder.pictures / f"{section}_{modality}_{safe(feature)}.png"
             figure = figures.feature_maps(sdata, canvas, modality, feature)
             pictures.append(Picture(figures.save(figure, file, cfg.report.dpi), f"{section}, {modality}: {feature}"))
     clusters = latent_clusters(sdata.tables[modalities[0]].obsm["X_soscope"], cfg.report.n_clusters, cfg.seed)
@@ -144,11 +144,11 @@ def _facts_list(sdata: SpatialData, modalities: list[str]) -> list[str]:
     return [*lines, given[facts["posterior"]]]
 
 
-def _template() -> Any:
-    return Environment(loader=PackageLoader("soscope.report"), autoescape=select_autoescape()).get_template(
-        "report.html"
-    )
+def template(name: str) -> Any:
+    """Return a template of this package; what is put into it is escaped."""
+    return Environment(loader=PackageLoader("soscope.report"), autoescape=select_autoescape()).get_template(name)
 
 
-def _safe(name: str) -> str:
+def safe(name: str) -> str:
+    """Return a name that a file may have."""
     return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)

@@ -1,0 +1,269 @@
+"""Area-to-point kriging: a Gaussian process over subspots, seen through its averages over spots.
+
+References
+----------
+Kyriakidis 2004, A geostatistical framework for area-to-point spatial interpolation, doi:10.1111/j.1538-4632.2004.tb01135.x.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+from scipy.linalg import cho_factor, cho_solve
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+RANGES = (1.0, 2.0, 4.0)
+"""Ranges of the covariance over distance that are tried, in pitches."""
+IMAGE_SHARES = (0.05, 0.15, 0.35, 0.6, 0.85)
+"""Parts of the variance that image features may explain."""
+NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 4.0, 12.0)
+"""Noise variances tried, relative to the field's variance between spots."""
+IMAGE_WIDTH = 10.0
+"""Squared width of the image kernel over the median squared distance of two subspots: wide, so nearly linear."""
+BLOCK = 64
+"""Subspots whose covariances with all others are held at a time."""
+GROUP = 500
+"""Spots that are kriged together; larger sections are taken in compact groups, so that the cost stays linear."""
+HALO = 4.0
+"""Pitches around a group within which other spots inform it."""
+LEARNED_FROM = 4
+"""Groups whose likelihoods choose the hyper-parameters."""
+
+
+def matern32(distance: Tensor, length: float) -> Tensor:
+    """Return the Matern-3/2 correlation at a distance."""
+    scaled = distance * (3**0.5 / length)
+    return torch.exp(-scaled).mul_(scaled.add_(1))
+
+
+@dataclass
+class Places:
+    """Where the field is, and how it is seen.
+
+    Attributes
+    ----------
+    xy
+        Centres of subspots in pitches, ``(n_subspots, 2)``.
+    image
+        Features of subspots, ``(n_subspots, n_image)``.
+    spot
+        Observation each subspot belongs to, ``(n_subspots,)``; -1 for those no observation tells of.
+    spot_xy
+        Centres of the observed spots in pitches, ``(n_observed, 2)``.
+    """
+
+    xy: np.ndarray
+    image: np.ndarray
+    spot: np.ndarray
+    spot_xy: np.ndarray
+
+    def only(self, chosen: np.ndarray) -> Places:
+        """Return the observations ``chosen`` and their subspots."""
+        number = np.full(len(self.spot_xy) + 1, -1)
+        number[chosen] = np.arange(len(chosen))
+        spot = number[self.spot]
+        inside = spot >= 0
+        return Places(self.xy[inside], self.image[inside], spot[inside], self.spot_xy[chosen])
+
+    def average(self) -> sparse.csr_matrix:
+        """Return what averages subspots over their observation, ``(n_observed, n_subspots)``."""
+        inside = np.flatnonzero(self.spot >= 0)
+        count = np.bincount(self.spot[inside], minlength=len(self.spot_xy))
+        weight = (1 / count[self.spot[inside]]).astype(np.float32)
+        return sparse.csr_matrix((weight, (self.spot[inside], inside)), (len(self.spot_xy), len(self.spot)))
+
+
+class Kernels:
+    """Correlations the field may be made of: over distance at several ranges, then over image features if there are any.
+
+    Parameters
+    ----------
+    places
+        Subspots of the whole section, from which the width of the image kernel is taken.
+    """
+
+    def __init__(self, places: Places) -> None:
+        few = torch.as_tensor(places.image[:: max(1, len(places.image) // 1000)], dtype=torch.float32)
+        self.with_image = bool(places.image.shape[1])
+        median = float(torch.pdist(few).square_().median()) if self.with_image and len(few) > 1 else 0.0
+        self.width = IMAGE_WIDTH * max(median, 1e-12)
+        self.shares = IMAGE_SHARES if self.with_image else (0.0,)
+        self.scale = np.ones(len(RANGES) + self.with_image)
+
+    def weights(self, length: int, share: float) -> np.ndarray:
+        """Return the weight of each kernel when ``share`` of the variance is the image's, the rest of one range."""
+        return np.r_[np.eye(len(RANGES))[length] * (1 - share), share][: len(self.scale)]
+
+    def to_spots(
+        self, at: Places, seen: Places, used: np.ndarray | None = None
+    ) -> Iterator[tuple[slice, list[np.ndarray]]]:
+        """Go through blocks of subspots ``at`` with their covariances to averages over ``seen``, each ``(n_block, n_observed)``.
+
+        Kernels that are not ``used`` come as zeros.
+        """
+        average = seen.average()
+        wanted = np.ones(len(self.scale), dtype=bool) if used is None else used
+        xy, image = (torch.as_tensor(v, dtype=torch.float32) for v in (seen.xy, seen.image))
+        for start in range(0, len(at.xy), BLOCK):
+            rows = slice(start, start + BLOCK)
+            here = (torch.as_tensor(v[rows], dtype=torch.float32) for v in (at.xy, at.image))
+            kernels = self._kernels(*here, xy, image, wanted)
+            yield rows, [s * (average @ k.T).T for s, k in zip(self.scale, kernels, strict=True)]
+
+    def between_spots(self, seen: Places, used: np.ndarray | None = None) -> list[np.ndarray]:
+        """Return the covariances of averages over spots, each ``(n_observed, n_observed)``."""
+        average = seen.average()
+        sums = [np.zeros((average.shape[0],) * 2) for _ in self.scale]
+        for rows, blocks in self.to_spots(seen, seen, used):
+            weight = average[:, rows]
+            hit = np.flatnonzero(np.diff(weight.indptr))
+            for total, block in zip(sums, blocks, strict=True):
+                total[hit] += weight[hit] @ block
+        return sums
+
+    def normalise(self, between_spots: list[np.ndarray]) -> None:
+        """Scale every kernel so that these averages over spots vary by 1 about their common mean."""
+        for i, covariance in enumerate(between_spots):
+            variance = covariance.diagonal().mean() - covariance.mean()
+            self.scale[i] = 1 / variance if variance > 1e-9 else 1.0
+            covariance *= self.scale[i]
+
+    def _kernels(
+        self, xy: Tensor, image: Tensor, all_xy: Tensor, all_image: Tensor, used: np.ndarray
+    ) -> list[np.ndarray]:
+        distance = torch.cdist(xy, all_xy, compute_mode="donot_use_mm_for_euclid_dist")
+        nothing = torch.zeros_like(distance)
+        kernels = [matern32(distance, r) if u else nothing for r, u in zip(RANGES, used, strict=False)]
+        if self.with_image:
+            similar = torch.cdist(image, all_image).square_().mul_(-0.5 / self.width).exp_() if used[-1] else nothing
+            kernels.append(similar)
+        return [k.numpy() for k in kernels]
+
+
+class AreaKriging:
+    """Predicts subspots from spots, column by column, with hyper-parameters of the largest marginal likelihood.
+
+    Parameters
+    ----------
+    places
+        Geometry and image features. The noise of a spot falls with its number of subspots.
+    """
+
+    def __init__(self, places: Places) -> None:
+        self.places = places
+        n_per_spot = np.bincount(places.spot[places.spot >= 0], minlength=len(places.spot_xy))
+        self.noise = n_per_spot.mean() / np.maximum(n_per_spot, 1)
+        self.kernels = Kernels(places)
+        self.groups = compact_groups(places.spot_xy, GROUP)
+        self.grid = list(itertools.product(range(len(RANGES)), self.kernels.shares))
+        chosen = np.linspace(0, len(self.groups) - 1, min(LEARNED_FROM, len(self.groups))).round().astype(int)
+        self._learned_from = [self.groups[i] for i in chosen]
+        self._between = [self.kernels.between_spots(places.only(g)) for g in self._learned_from]
+        self.kernels.normalise(self._between[0])
+        for others in self._between[1:]:
+            for scale, covariance in zip(self.kernels.scale, others, strict=True):
+                covariance *= scale
+
+    def __call__(self, values: np.ndarray) -> np.ndarray:
+        """Predict.
+
+        Parameters
+        ----------
+        values
+            Averages over the observed spots, ``(n_observed, n_columns)``.
+
+        Returns
+        -------
+        Predicted values of all subspots, ``(n_subspots, n_columns)``.
+        """
+        mean = values.mean(0)
+        chosen, noise = self.choose(values - mean)
+        weights = np.stack([self.kernels.weights(*point) for point in self.grid])[chosen]
+        predicted = np.empty((len(self.places.spot), values.shape[1]))
+        owner = self._owner()
+        for i, group in enumerate(self.groups):
+            predicted[owner == i] = mean + self._predict(
+                np.flatnonzero(owner == i), group, values - mean, weights, noise
+            )
+        return predicted
+
+    def choose(self, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return each column's point of ``grid`` and its noise variance."""
+        likelihood = np.stack([self.log_likelihood(centred, *point) for point in self.grid])
+        best = likelihood.reshape(-1, centred.shape[1]).argmax(0)
+        return best // len(NOISES), np.array(NOISES)[best % len(NOISES)]
+
+    def log_likelihood(self, centred: np.ndarray, length: int, share: float) -> np.ndarray:
+        """Return the log marginal likelihood at the best variance of the field, up to a constant.
+
+        One eigendecomposition serves all columns and noises, ``(n_noises, n_columns)``.
+        """
+        square, log_det, n = np.zeros((len(NOISES), centred.shape[1])), np.zeros(len(NOISES)), 0
+        for group, between in zip(self._learned_from, self._between, strict=True):
+            w = 1 / np.sqrt(self.noise[group])
+            covariance = _weighted(between, self.kernels.weights(length, share))
+            values, vectors = np.linalg.eigh(covariance * w * w[:, None])
+            variance = np.maximum(values, 0) + np.array(NOISES)[:, None]
+            square += (1 / variance) @ (vectors.T @ (centred[group] * w[:, None])) ** 2
+            log_det += np.log(variance).sum(1)
+            n += len(group)
+        return -0.5 * n * np.log(np.maximum(square / n, 1e-300)) - 0.5 * log_det[:, None]
+
+    def _owner(self) -> np.ndarray:
+        """Return the group that predicts each subspot, the one of the nearest observed spot."""
+        group_of = np.empty(len(self.places.spot_xy), dtype=np.int64)
+        for i, group in enumerate(self.groups):
+            group_of[group] = i
+        return group_of[cKDTree(self.places.spot_xy).query(self.places.xy)[1]]
+
+    def _predict(
+        self, rows: np.ndarray, group: np.ndarray, centred: np.ndarray, weights: np.ndarray, noise: np.ndarray
+    ) -> np.ndarray:
+        distance, _ = cKDTree(self.places.spot_xy[group]).query(self.places.spot_xy)
+        around = np.flatnonzero(distance <= HALO)
+        seen = self.places.only(around)
+        used = (weights > 0).any(0)
+        solved = self._solve(
+            self.kernels.between_spots(seen, used), centred[around], self.noise[around], weights, noise
+        )
+        at = Places(self.places.xy[rows], self.places.image[rows], rows, self.places.spot_xy)
+        predicted = np.empty((len(rows), centred.shape[1]))
+        for part, blocks in self.kernels.to_spots(at, seen, used):
+            predicted[part] = sum(block @ (solved * w) for block, w in zip(blocks, weights.T, strict=True))
+        return predicted
+
+    @staticmethod
+    def _solve(
+        between: list[np.ndarray], centred: np.ndarray, spread: np.ndarray, weights: np.ndarray, noise: np.ndarray
+    ) -> np.ndarray:
+        """Return ``(C + noise)^-1 centred``, by one Cholesky factor for all columns of the same hyper-parameters."""
+        solved = np.empty_like(centred)
+        settings = np.column_stack([weights, noise])
+        for setting in np.unique(settings, axis=0):
+            same = (settings == setting).all(1)
+            factor = cho_factor(_weighted(between, setting[:-1]) + np.diag(setting[-1] * spread), lower=True)
+            solved[:, same] = cho_solve(factor, centred[:, same])
+        return solved
+
+
+def _weighted(covariances: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
+    return np.asarray(sum(w * c for w, c in zip(weights, covariances, strict=True)))
+
+
+def compact_groups(xy: np.ndarray, size: int) -> list[np.ndarray]:
+    """Divide points into compact groups of at most ``size`` by halving along the longer side."""
+    pending, done = [np.arange(len(xy))], []
+    while pending:
+        group = pending.pop()
+        if len(group) <= size:
+            done.append(group)
+            continue
+        along = np.ptp(xy[group], axis=0).argmax()
+        pending += np.array_split(group[np.argsort(xy[group, along], kind="stable")], 2)
+    return done
