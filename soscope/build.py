@@ -67,9 +67,10 @@ def _exact_finetune(cfg: Any, data: SectionsDataModule) -> SpatialVAE:
 
 
 def _field_decoder(components: Components, likelihoods: dict[str, Likelihood]) -> FieldDecoder:
-    parts = (components.centre, components.spread, components.loadings)
-    widths = {m: v.n_features for m, v in likelihoods.items()}
-    return FieldDecoder(*(torch.from_numpy(p).float() for p in parts), widths=widths)
+    centre, spread, loadings = (
+        torch.from_numpy(p).float() for p in (components.centre, components.spread, components.loadings)
+    )
+    return FieldDecoder(centre, spread, loadings, {m: v.n_features for m, v in likelihoods.items()})
 
 
 def describe(cfg: Any, data: SectionsDataModule, kind: str) -> Description:

@@ -48,7 +48,7 @@ class ModelConfig:
     n_latent: int = 128
     n_hidden: int = 128
     n_heads: int = 1
-    z_width: float = 0.5
+    z_width: float = 1.0
     n_components: int = 8
     network_share: float = 0.3
 
@@ -115,7 +115,7 @@ class ObjectiveConfig:
 
     name: str = MISSING
     beta: Exponential = field(default_factory=Exponential)
-    mask_share: float = 0.3
+    mask_share: float = 0.5
     dropout: float = 0.65
     fixed: Any = None  # settings this objective cannot do without, by full key
     released: Any = None  # objective=released: a soscope.released.settings.ReleasedDemo per likelihood
@@ -197,7 +197,7 @@ class Config:
     graph: GraphConfig = field(default_factory=GraphConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     pretrain: StageConfig = field(default_factory=StageConfig)
-    finetune: StageConfig = field(default_factory=lambda: StageConfig(max_epochs=30, learning_rate=3e-3))
+    finetune: StageConfig = field(default_factory=lambda: StageConfig(max_epochs=5, learning_rate=2e-3))
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     enhance: EnhanceConfig = field(default_factory=EnhanceConfig)

@@ -24,6 +24,10 @@ IMAGE_SHARES = (0.05, 0.15, 0.35, 0.6, 0.85)
 """Parts of the variance that image features may explain."""
 NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 4.0, 12.0)
 """Noise variances tried, relative to the field's variance between spots."""
+LOCAL = (0.0, 0.5, 1.0)
+"""Parts of what the image explains that may hold only near by, where the field is asked to look for that."""
+LOCAL_RANGE, LOCAL_WIDTH = 4.0, 1.5
+"""Range in pitches and image width of that part."""
 IMAGE_WIDTH = 10.0
 """Squared width of the image kernel over the median squared distance of two subspots: wide, so nearly linear."""
 BLOCK = 64
@@ -86,19 +90,25 @@ class Kernels:
     ----------
     places
         Subspots of the whole section, from which the width of the image kernel is taken.
+    local
+        Whether there is also a correlation of subspots that look alike and are near each other: effects of what the image
+        shows that change over the tissue.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, local: bool = False) -> None:
         few = torch.as_tensor(places.image[:: max(1, len(places.image) // 1000)], dtype=torch.float32)
         self.with_image = bool(places.image.shape[1])
         median = float(torch.pdist(few).square_().median()) if self.with_image and len(few) > 1 else 0.0
-        self.width = IMAGE_WIDTH * max(median, 1e-12)
-        self.shares = IMAGE_SHARES if self.with_image else (0.0,)
-        self.scale = np.ones(len(RANGES) + self.with_image)
+        self.width = max(median, 1e-12)
+        shares = IMAGE_SHARES if self.with_image else (0.0,)
+        parts = LOCAL if local and self.with_image else (0.0,)
+        self.grid = list(itertools.product(range(len(RANGES)), shares, parts))
+        self.scale = np.ones(len(RANGES) + self.with_image * len(parts[:2]))
 
-    def weights(self, length: int, share: float) -> np.ndarray:
-        """Return the weight of each kernel when ``share`` of the variance is the image's, the rest of one range."""
-        return np.r_[np.eye(len(RANGES))[length] * (1 - share), share][: len(self.scale)]
+    def weights(self, length: int, share: float, local: float = 0.0) -> np.ndarray:
+        """Return each kernel's weight: ``share`` of the variance is the image's, a part of that ``local``; the rest one range's."""
+        distance = np.eye(len(RANGES))[length] * (1 - share)
+        return np.r_[distance, share * (1 - local), share * local][: len(self.scale)]
 
     def to_spots(
         self, at: Places, seen: Places, used: np.ndarray | None = None
@@ -112,8 +122,8 @@ class Kernels:
         xy, image = (torch.as_tensor(v, dtype=torch.float32) for v in (seen.xy, seen.image))
         for start in range(0, len(at.xy), BLOCK):
             rows = slice(start, start + BLOCK)
-            here = (torch.as_tensor(v[rows], dtype=torch.float32) for v in (at.xy, at.image))
-            kernels = self._kernels(*here, xy, image, wanted)
+            here_xy, here_image = (torch.as_tensor(v[rows], dtype=torch.float32) for v in (at.xy, at.image))
+            kernels = self._kernels(here_xy, here_image, xy, image, wanted)
             yield rows, [s * (average @ k.T).T for s, k in zip(self.scale, kernels, strict=True)]
 
     def between_spots(self, seen: Places, used: np.ndarray | None = None) -> list[np.ndarray]:
@@ -141,8 +151,10 @@ class Kernels:
         nothing = torch.zeros_like(distance)
         kernels = [matern32(distance, r) if u else nothing for r, u in zip(RANGES, used, strict=False)]
         if self.with_image:
-            similar = torch.cdist(image, all_image).square_().mul_(-0.5 / self.width).exp_() if used[-1] else nothing
-            kernels.append(similar)
+            apart = torch.cdist(image, all_image).square_().div_(-2 * self.width)
+            kernels.append((apart / IMAGE_WIDTH).exp_())
+            if len(used) > len(kernels):
+                kernels.append((apart / LOCAL_WIDTH).exp_() * matern32(distance, LOCAL_RANGE))
         return [k.numpy() for k in kernels]
 
 
@@ -153,15 +165,17 @@ class AreaKriging:
     ----------
     places
         Geometry and image features. The noise of a spot falls with its number of subspots.
+    local
+        Whether effects of the image may change over the tissue.
     """
 
-    def __init__(self, places: Places) -> None:
+    def __init__(self, places: Places, local: bool = False) -> None:
         self.places = places
         n_per_spot = np.bincount(places.spot[places.spot >= 0], minlength=len(places.spot_xy))
         self.noise = n_per_spot.mean() / np.maximum(n_per_spot, 1)
-        self.kernels = Kernels(places)
+        self.kernels = Kernels(places, local)
         self.groups = compact_groups(places.spot_xy, GROUP)
-        self.grid = list(itertools.product(range(len(RANGES)), self.kernels.shares))
+        self.grid = self.kernels.grid
         chosen = np.linspace(0, len(self.groups) - 1, min(LEARNED_FROM, len(self.groups))).round().astype(int)
         self._learned_from = [self.groups[i] for i in chosen]
         self._between = [self.kernels.between_spots(places.only(g)) for g in self._learned_from]
@@ -199,7 +213,7 @@ class AreaKriging:
         best = likelihood.reshape(-1, centred.shape[1]).argmax(0)
         return best // len(NOISES), np.array(NOISES)[best % len(NOISES)]
 
-    def log_likelihood(self, centred: np.ndarray, length: int, share: float) -> np.ndarray:
+    def log_likelihood(self, centred: np.ndarray, length: int, share: float, local: float = 0.0) -> np.ndarray:
         """Return the log marginal likelihood at the best variance of the field, up to a constant.
 
         One eigendecomposition serves all columns and noises, ``(n_noises, n_columns)``.
@@ -207,7 +221,7 @@ class AreaKriging:
         square, log_det, n = np.zeros((len(NOISES), centred.shape[1])), np.zeros(len(NOISES)), 0
         for group, between in zip(self._learned_from, self._between, strict=True):
             w = 1 / np.sqrt(self.noise[group])
-            covariance = _weighted(between, self.kernels.weights(length, share))
+            covariance = _weighted(between, self.kernels.weights(length, share, local))
             values, vectors = np.linalg.eigh(covariance * w * w[:, None])
             variance = np.maximum(values, 0) + np.array(NOISES)[:, None]
             square += (1 / variance) @ (vectors.T @ (centred[group] * w[:, None])) ** 2
@@ -228,7 +242,7 @@ class AreaKriging:
         distance, _ = cKDTree(self.places.spot_xy[group]).query(self.places.spot_xy)
         around = np.flatnonzero(distance <= HALO)
         seen = self.places.only(around)
-        used = (weights > 0).any(0)
+        used = np.asarray((weights > 0).any(axis=0))
         solved = self._solve(
             self.kernels.between_spots(seen, used), centred[around], self.noise[around], weights, noise
         )

@@ -307,7 +307,7 @@ def test_other_verbs_do_not_take_a_benchmark(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["benchmark", "benchmark.methods=[krigging]"], ["'krigging' is unknown", "kriging_components", "released"]),
+        (["benchmark", "benchmark.methods=[krigging]"], ["'krigging' is unknown", "kriging", "released"]),
         (["benchmark", "benchmark.methods=[]"], ["leaves nothing to score"]),
         (["benchmark", "benchmark.seeds=[]"], ["at least one seed"]),
         (["benchmark", "benchmark.seeds=[1,1]"], ["none twice"]),

@@ -9,7 +9,6 @@ from scipy.spatial.distance import cdist, pdist
 
 from soscope.benchmark.baselines import BASELINES, applicable, places_of
 from soscope.benchmark.observed import Observed
-from soscope.benchmark.ridge import ALPHAS, choose_penalty
 from soscope.data.section import Profiles, Section
 from soscope.kriging import IMAGE_WIDTH, NOISES, RANGES, AreaKriging, compact_groups, matern32
 from soscope.likelihoods import Likelihood, make_likelihood
@@ -17,7 +16,7 @@ from soscope.nn.parent import Parent
 from soscope.prepare.graphs import Graph
 
 NO_GRAPH = Graph(np.zeros((0, 2), dtype=np.int64), np.zeros(0, dtype=np.float32))
-FREE = {"copy_down", "linear", "kriging", "kriging_components"}
+FREE = {"copy_down", "linear", "kriging"}
 VARIANTS = [("nb", {}), ("gaussian", {}), ("gaussian", {"average": False})]
 
 
@@ -96,7 +95,7 @@ def test_a_baseline_without_its_inputs_is_left_out_by_name(rng: np.random.Genera
 
 def test_kriging_without_image_features_looks_at_positions(rng: np.random.Generator) -> None:
     section, likelihood = make_section(rng, n_image=0), make_likelihood("nb", 5)
-    for name in ("kriging", "kriging_components"):
+    for name in ("kriging",):
         mean = BASELINES[name](section, "rna", likelihood).mean
         assert mean[section.parent >= 0].std(0).min() > 0
         np.testing.assert_allclose(spot_sums(section, mean)[:-1], section.modalities["rna"].x[:-1], rtol=1e-9)
@@ -147,23 +146,6 @@ def test_total_counts_divides_every_feature_alike(section: Section) -> None:
     assert shares[:, 0].std() > 0
 
 
-def test_penalty_follows_the_one_standard_error_rule(rng: np.random.Generator) -> None:
-    image = rng.normal(size=(40, 6))
-    values = image @ rng.normal(size=(6, 3)) + rng.normal(size=(40, 3))
-    values = (values - values.mean(0)) / values.std(0)
-    errors = np.empty((40, len(ALPHAS)))
-    for i in range(40):  # leave one out, by the normal equations
-        rest = np.delete(np.arange(40), i)
-        centre, level = image[rest].mean(0), values[rest].mean(0)
-        x, y = image[rest] - centre, values[rest] - level
-        for j, alpha in enumerate(ALPHAS):
-            slope = np.linalg.solve(x.T @ x + alpha * np.eye(6), x.T @ y)
-            errors[i, j] = ((values[i] - level - (image[i] - centre) @ slope) ** 2).mean()
-    mean = errors.mean(0)
-    allowed = mean <= mean.min() + errors[:, mean.argmin()].std() / np.sqrt(40)
-    assert choose_penalty(image, values) == pytest.approx(ALPHAS[allowed].max())
-
-
 def dense_kernels(section: Section, observed: Observed) -> list[np.ndarray]:
     """Covariances between all subspots under spots, each scaled so that spots vary by 1, by the definition."""
     inside = section.parent >= 0
@@ -189,7 +171,7 @@ def test_kriging_equals_the_textbook_formula(section: Section, rng: np.random.Ge
     uneven = observed.n_per_spot.mean() / observed.n_per_spot
     predicted = model(values)
     for g in range(4):
-        length, share = model.grid[chosen[g]]
+        length, share, _ = model.grid[chosen[g]]
         k = (1 - share) * kernels[length] + share * kernels[-1]
         spots = average @ k @ average.T + noise[g] * np.diag(uneven)
         expected = values[:, g].mean() + k @ average.T @ np.linalg.solve(spots, centred[:, g])

@@ -17,7 +17,6 @@ from soscope.likelihoods import Likelihood
 from soscope.split import Split
 
 __all__ = ["BASELINES", "Baseline", "copy_down", "linear", "linear_to_totals", "ridge_to_totals", "total_counts"]
-N_COMPONENTS = 8
 
 
 def applicable(section: Section, likelihood: Likelihood) -> tuple[dict[str, Baseline], dict[str, str]]:
@@ -50,18 +49,3 @@ def kriging(observed: Observed) -> Split:
     """Krige every feature on its own over position and image features, then restore totals."""
     predicted = AreaKriging(places_of(observed))(observed.stabilised())
     return observed.with_totals(observed.unstabilised(predicted))
-
-
-@baseline()
-def kriging_components(observed: Observed) -> Split:
-    """Krige the leading components of the standardised spots, which borrow strength across features.
-
-    Averages of components are components of averages, so that the kriging sees the same spots.
-    """
-    values = observed.stabilised()
-    mean, sd = values.mean(0), values.std(0)
-    sd = np.where(sd > 0, sd, 1)
-    left, size, right = np.linalg.svd((values - mean) / sd, full_matrices=False)
-    kept = slice(0, min(N_COMPONENTS, len(size)))
-    scores = AreaKriging(places_of(observed))(left[:, kept] * size[kept])
-    return observed.with_totals(observed.unstabilised(mean + scores @ right[kept] * sd))

@@ -1,9 +1,9 @@
-"""Baselines that look at the image alone, by ridge regression on spots' mean image features."""
+"""Baselines that look at the image alone: ridge regression on spots' mean image features, penalty by leave-one-out error."""
 
 from __future__ import annotations
 
 import numpy as np
-from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.linear_model import RidgeCV
 
 from soscope.benchmark.observed import Observed
 from soscope.benchmark.registry import baseline
@@ -51,22 +51,7 @@ def predict(observed: Observed, values: np.ndarray, learn_from: np.ndarray | Non
         return np.zeros((len(image), values.shape[1]))
     image = (image - image.mean(0)) / _or_one(image.std(0))
     means = (observed.average @ image)[rows]
-    return Ridge(choose_penalty(means, values[rows])).fit(means, values[rows]).predict(image).reshape(len(image), -1)
-
-
-def choose_penalty(image: np.ndarray, values: np.ndarray) -> float:
-    """Return the largest penalty whose leave-one-out error is within one standard error of the least.
-
-    Single patches vary more than their averages over a spot, on which the error is measured: the least error asks for too
-    small a penalty.
-    """
-    standardised = (values - values.mean(0)) / _or_one(values.std(0))
-    errors = RidgeCV(ALPHAS, store_cv_results=True).fit(image, standardised).cv_results_
-    errors = errors.reshape(len(image), -1, len(ALPHAS)).mean(1)
-    mean = errors.mean(0)
-    best = mean.argmin()
-    bound = mean[best] + errors[:, best].std() / np.sqrt(len(errors))
-    return float(ALPHAS[np.flatnonzero(mean <= bound)[-1]])
+    return RidgeCV(ALPHAS).fit(means, values[rows]).predict(image).reshape(len(image), -1)
 
 
 def _or_one(spread: np.ndarray) -> np.ndarray:

@@ -99,5 +99,5 @@ def krige_components(
             position[section.parent],
             section.xy_um[observed] / pitch,
         )
-        scored.append(AreaKriging(places)(components.scores(level[observed])).astype(np.float32))
+        scored.append(AreaKriging(places, local=True)(components.scores(level[observed])).astype(np.float32))
     return scored

@@ -19,6 +19,7 @@ from spatialdata import SpatialData
 from soscope import contract
 from soscope.matrices import to_dense
 
+DRAWN_PX = 2000
 OBSERVED_COLOURS, SD_COLOURS = "viridis", "magma"
 
 
@@ -29,7 +30,9 @@ class Canvas:
     Attributes
     ----------
     image
-        ``(height, width, channels)`` or ``None``.
+        ``(height, width, channels)``, thinned out to what a picture can show, or ``None``.
+    size_px
+        Width and height of the whole image in pixels.
     spots, subspots
         Outlines in pixels, lists of ``(n_corners, 2)``.
     um_per_px
@@ -39,6 +42,7 @@ class Canvas:
     """
 
     image: np.ndarray | None
+    size_px: tuple[float, float]
     spots: list[np.ndarray]
     subspots: list[np.ndarray]
     um_per_px: float
@@ -56,8 +60,9 @@ class Canvas:
         pad = 0.03 * max(right - left, bottom - top)
         window = (left - pad, right + pad, bottom + pad, top - pad)
         um_per_px = float(contract.facts(sdata)["um_per_px"])
-        pixels = None if image is None else np.moveaxis(image, 0, -1)
-        return cls(pixels, _corners(gpd.GeoDataFrame(geometry=circles)), subspots, um_per_px, window)
+        pixels = None if image is None else _drawable(image)
+        size = (0.0, 0.0) if image is None else (float(image.shape[2]), float(image.shape[1]))
+        return cls(pixels, size, _corners(gpd.GeoDataFrame(geometry=circles)), subspots, um_per_px, window)
 
     def draw(
         self,
@@ -72,7 +77,8 @@ class Canvas:
     ) -> None:
         """Draw coloured outlines over the image, with a colour bar where ``label`` names its unit."""
         if self.image is not None:
-            axes.imshow(self.image, alpha=1.0 if values is None else 0.55, interpolation="bilinear")
+            extent = (-0.5, self.size_px[0] - 0.5, self.size_px[1] - 0.5, -0.5)
+            axes.imshow(self.image, alpha=1.0 if values is None else 0.55, interpolation="bilinear", extent=extent)
         if outlines is not None and values is not None:
             shapes = PolyCollection(
                 outlines, array=np.asarray(values), cmap=cmap, norm=norm, linewidths=0.15, edgecolors="face"
@@ -99,6 +105,12 @@ class Canvas:
         axes.plot([left, left + length], [y, y], color="black", lw=2.5, solid_capstyle="butt")
         text = f"{length_um} µm"
         axes.text(left + length / 2, y, text, ha="center", va="bottom", fontsize=7)
+
+
+def _drawable(image: np.ndarray) -> np.ndarray:
+    """Return ``(height, width, channels)`` with every n-th pixel, at most `DRAWN_PX` a side: slides are too large to draw."""
+    step = max(1, -(-max(image.shape[1:]) // DRAWN_PX))
+    return np.moveaxis(image[:, ::step, ::step], 0, -1)
 
 
 def feature_maps(sdata: SpatialData, canvas: Canvas, modality: str, feature: str) -> Figure:
