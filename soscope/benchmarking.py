@@ -19,7 +19,7 @@ from soscope import contract
 from soscope.benchmark.cases import Case
 from soscope.benchmark.merge import check_rule, merge
 from soscope.benchmark.summary import as_tables, draw_table, summarise
-from soscope.config import paths_of, resolved
+from soscope.config import paths_of
 from soscope.errors import ConfigError, DataError
 from soscope.folder import RunFolder, write_text
 from soscope.lattice import make_lattice
@@ -184,7 +184,7 @@ def _unit(bench: Bench, method: Method, seed: int | None) -> tuple[RunFolder, An
     """Return the folder of a method and seed, and the settings its scores depend on besides the run's."""
     (section,) = bench.run.sections
     path = bench.run.folder.method(section, method.name, seed if method.seeded else None)
-    return RunFolder(path), resolved(bench.run.cfg)["enhance"]
+    return RunFolder(path), {"posterior": bench.run.cfg.enhance.posterior}
 
 
 def _means(bench: Bench, splits: dict[str, Split]) -> AnnData:
@@ -195,18 +195,24 @@ def _means(bench: Bench, splits: dict[str, Split]) -> AnnData:
 
 
 def compare(run: Run) -> None:
-    """Write ``benchmark.csv``, ``per_feature.csv`` and the page from what was scored."""
+    """Write the table, ``per_feature.csv`` and the page from what was scored."""
+    shown = collect(run)
+    per_feature = pd.concat([s.per_feature for s in shown], ignore_index=True)
+    rows = summarise(per_feature, pd.concat([s.costs for s in shown]))
+    write_text(run.folder.per_feature_file, per_feature.to_csv(index=False))
+    write_text(run.folder.table_of_scores(run.cfg.benchmark.name), rows.to_csv(index=False))
+    write_benchmark_page(run.cfg, run.folder, shown, rows)
+
+
+def collect(run: Run) -> list[Scored]:
+    """Gather what was scored, section by section."""
     shown = []
     for bench in benches(run):
         methods, left_out = applicable(bench, run.cfg)
         features, costs = _collect(bench, methods, list(run.cfg.benchmark.seeds))
         means = {m.name: _unit(bench, m, run.cfg.benchmark.seeds[0])[0].means_file for m in methods}
         shown.append(Scored(bench.run.sections[0], rule_of(bench.run.cfg), left_out, means, features, costs))
-    per_feature = pd.concat([s.per_feature for s in shown], ignore_index=True)
-    rows = summarise(per_feature, pd.concat([s.costs for s in shown]))
-    write_text(run.folder.per_feature_file, per_feature.to_csv(index=False))
-    write_text(run.folder.benchmark_file, rows.to_csv(index=False))
-    write_benchmark_page(run.cfg, run.folder, shown, rows)
+    return shown
 
 
 def _collect(bench: Bench, methods: list[Method], seeds: list[int]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -231,10 +237,12 @@ def say(run: Run) -> None:
     """Print the tables and where everything is."""
     if "compare" not in run.folder.marks():
         return
+    name = run.cfg.benchmark.name
+    table, page = run.folder.table_of_scores(name), run.folder.page_of_scores(name)
     wide = Console(width=max(console.width, TABLE_WIDTH), soft_wrap=True)
-    for title, means in as_tables(pd.read_csv(run.folder.benchmark_file)):
+    for title, means in as_tables(pd.read_csv(table)):
         wide.print(draw_table(title, means))
-    for file in (run.folder.benchmark_file, run.folder.per_feature_file, run.folder.benchmark_page):
+    for file in (table, run.folder.per_feature_file, page):
         console.print(f"  {file}")
 
 

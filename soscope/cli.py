@@ -105,13 +105,20 @@ def _job(verb: str, cfg: Any) -> None:
 
     hydra_cfg = HydraConfig.get()
     from soscope.benchmarking import BENCHMARK
-    from soscope.run import TRAINING, execute
+    from soscope.run import execute
     from soscope.training import count_devices
+    from soscope.validating import training_plan
 
     if hydra_cfg.mode == RunMode.MULTIRUN and count_devices(cfg) > 1 and "spawn" not in cfg.trainer.strategy:
         raise ConfigError(
             f"multirun with trainer.strategy={cfg.trainer.strategy} on several devices would restart the whole sweep in every "
             "process. Use trainer.strategy=ddp_spawn, or a Hydra launcher that starts one process per job."
+        )
+
+    if cfg.benchmark is not None and verb != "benchmark":
+        chosen = hydra_cfg.runtime.choices.get("experiment")
+        raise ConfigError(
+            f"experiment={chosen} sets benchmark.*: it is for `soscope benchmark`, not for `soscope {verb}`."
         )
 
     _set_up_logging()  # after the imports: Lightning sets its own level when imported
@@ -122,7 +129,7 @@ def _job(verb: str, cfg: Any) -> None:
         )
         raise ConfigError(f"`soscope {verb}` {takes}.")
     if verb not in FROM_RUN:
-        execute(cfg, Path(hydra_cfg.runtime.output_dir), TRAINING if cfg.benchmark is None else BENCHMARK)
+        execute(cfg, Path(hydra_cfg.runtime.output_dir), training_plan(cfg) if cfg.benchmark is None else BENCHMARK)
         return
     cfg, folder = _stored(verb, cfg, list(hydra_cfg.overrides.task))
     execute(cfg, folder, force=tuple(cfg.stages))

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from soscope.released.settings import demo_epochs, demo_rate
 
 STAGES = ("prepare", "pretrain", "finetune", "enhance", "report")
 BENCHMARK_STAGES = ("prepare", "score", "compare")
-WITHOUT_EFFECT = ("stages", "traceback", "logger", "run", "enhance", "report")
+WITHOUT_EFFECT = ("stages", "traceback", "logger", "run", "enhance", "report", "validate")
 """Groups that do not change what is trained, and so do not name a run folder; neither do these keys:"""
 WITHOUT_EFFECT_INSIDE = {
     "trainer": ("progress", "threads"),
     "image": ("cache",),
-    "benchmark": ("seeds", "methods", "models"),
+    "benchmark": ("name", "seeds", "methods", "models"),
 }
 
 
@@ -50,7 +51,7 @@ class ModelConfig:
     n_heads: int = 1
     z_width: float = 1.0
     n_components: int = 8
-    network_share: float = 0.3
+    network_share: float = 0.5
 
 
 @dataclass
@@ -157,9 +158,10 @@ class LoggerConfig:
 
 @dataclass
 class EnhanceConfig:
-    """What is reported of a subspot."""
+    """What is reported of a subspot; ``draws`` of its profile are kept besides."""
 
     posterior: str = "conditional"
+    draws: int = 0
 
 
 @dataclass
@@ -177,8 +179,10 @@ class BenchmarkConfig:
     """What `soscope benchmark` scores against what truth.
 
     ``models`` names trained methods: each a dictionary of the settings in which it differs from the command's own.
+    ``name`` is that of the table, of the page and of the run folder's beginning.
     """
 
+    name: str = "benchmark"
     merge: str = "auto"
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     methods: list[str] | None = None
@@ -197,12 +201,13 @@ class Config:
     graph: GraphConfig = field(default_factory=GraphConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     pretrain: StageConfig = field(default_factory=StageConfig)
-    finetune: StageConfig = field(default_factory=lambda: StageConfig(max_epochs=5, learning_rate=2e-3))
+    finetune: StageConfig = field(default_factory=lambda: StageConfig(max_epochs=12, learning_rate=2e-3, patience=12))
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     enhance: EnhanceConfig = field(default_factory=EnhanceConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     benchmark: BenchmarkConfig | None = None
+    validate: bool = False  # first score the model on these sections with their spots merged
     seed: int = 0
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     run: str | None = None
@@ -289,6 +294,7 @@ def check(cfg: DictConfig) -> None:
     _one_of("stages", cfg.stages, STAGES if cfg.benchmark is None else BENCHMARK_STAGES)
     _one_of("split.extent", [cfg.split.extent], ("cell", "spot"))
     _one_of("enhance.posterior", [cfg.enhance.posterior], ("conditional", "prior"))
+    _between("enhance.draws", cfg.enhance.draws, 0, 100_000)
     _check_objective(cfg)
     _between("data.held_out", cfg.data.held_out, 0.0, 0.5)
     _between("model.network_share", cfg.model.network_share, 0.0, 1.0)
@@ -334,6 +340,14 @@ def check(cfg: DictConfig) -> None:
 
 
 def _check_benchmark(cfg: DictConfig) -> None:
+    if cfg.validate:
+        raise ConfigError("validate=true belongs to `soscope train`; a benchmark is that and more. Leave it out.")
+    if not re.fullmatch(r"[\w-]+", cfg.benchmark.name):
+        raise ConfigError(f"benchmark.name={cfg.benchmark.name} names files: use letters, digits, _ and -.")
+    if cfg.enhance.draws:
+        raise ConfigError(
+            f"enhance.draws={cfg.enhance.draws}, but a benchmark keeps no draws. Leave enhance.draws out."
+        )
     seeds = list(cfg.benchmark.seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(

@@ -146,15 +146,21 @@ def image_of(sdata: SpatialData) -> np.ndarray | None:
 
 
 def write_section(sdata: SpatialData, path: Path) -> None:
-    """Write a section as SpatialData zarr beside ``path``, then rename; an old folder is moved aside first."""
+    """Write a section as SpatialData zarr beside ``path``, then rename."""
+    with beside(path) as new, quiet():
+        sdata.write(new, update_sdata_path=False)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Give the name of a folder to write, which then takes the place of ``path``; an old one is moved aside first."""
     new, old = path.with_name(path.name + ".partial"), path.with_name(path.name + ".old")
     if old.exists() and not path.exists():  # stopped between the two renames below: the old one is the good one
         old.rename(path)
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with quiet():
-        sdata.write(new, update_sdata_path=False)
+    yield new
     if path.exists():
         path.rename(old)
     new.rename(path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,14 @@ from soscope.stage_module import StageModule
 QUANTILES = (0.05, 0.95)
 LAYERS = {0.05: "q05", 0.95: "q95"}
 FEATURE_BLOCK = 256
+
+
+class Block(NamedTuple):
+    """The posterior of some features of a modality: ``columns`` of its table."""
+
+    modality: str
+    columns: slice
+    posterior: Posterior
 
 
 @torch.no_grad()
@@ -47,23 +56,43 @@ def split_tile(
     -------
     A split per modality, and the latent mean of spots ``(n_spots, n_latent)``.
     """
-    model.eval()
-    visible = torch.ones_like(tile.core)
-    latent = model.encode(tile, visible)
-    decoded = model.decode(tile, latent.mean)
-    splits = {}
-    for modality, params in decoded.items():
+    parts: dict[str, list[Split]] = {}
+    for modality, _, given in posteriors(model, tile, posterior):
         likelihood: Likelihood = model.likelihoods[modality]  # type: ignore[assignment]
-        blocks = range(0, likelihood.n_features, FEATURE_BLOCK)
-        parts = []
-        for start in blocks:
+        part = split_of(given, likelihood.sparse_result and posterior == "conditional", with_cdf)
+        parts.setdefault(modality, []).append(part)
+    return {m: Split.stack_features(p) for m, p in parts.items()}, latent_mean(model, tile).numpy()
+
+
+@torch.no_grad()
+def latent_mean(model: StageModule, tile: Tile) -> torch.Tensor:
+    """Return the latent mean of spots, every spot shown, ``(n_spots, n_latent)``."""
+    model.eval()
+    return model.encode(tile, torch.ones_like(tile.core)).mean
+
+
+@torch.no_grad()
+def posteriors(
+    model: StageModule, tile: Tile, posterior: str, modalities: Collection[str] | None = None
+) -> Iterator[Block]:
+    """Go through blocks of features with the distribution of their subspots.
+
+    Parameters
+    ----------
+    model, tile, posterior
+        As for `split_tile`.
+    modalities
+        Those wanted; all by default.
+    """
+    decoded = model.decode(tile, latent_mean(model, tile))
+    for modality in decoded if modalities is None else modalities:
+        likelihood: Likelihood = model.likelihoods[modality]  # type: ignore[assignment]
+        for start in range(0, likelihood.n_features, FEATURE_BLOCK):
             chosen = slice(start, start + FEATURE_BLOCK)
-            p = {k: v[..., chosen] for k, v in params.items()}
+            p = {k: v[..., chosen] for k, v in decoded[modality].items()}
             x = tile.profiles[modality][:, chosen]
             given = likelihood.given_total(x, p, tile.parent) if posterior == "conditional" else likelihood.prior(p)
-            parts.append(split_of(given, likelihood.sparse_result and posterior == "conditional", with_cdf))
-        splits[modality] = Split.stack_features(parts)
-    return splits, latent.mean.numpy()
+            yield Block(modality, chosen, given)
 
 
 def split_of(posterior: Posterior, as_sparse: bool, with_cdf: bool = False) -> Split:

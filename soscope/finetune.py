@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ class SpatialVAE(StageModule):
     spots, with the similarity graph of subspots.
     """
 
+    strength: Tensor
+
     def __init__(
         self,
         encoder: GraphEncoder,
@@ -33,17 +35,45 @@ class SpatialVAE(StageModule):
     ) -> None:
         super().__init__("finetune", encoder, likelihoods, settings)
         self.decoder, self.field_decoder = decoder, field_decoder
+        self.register_buffer("strength", torch.ones(()))
 
     def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, dict[str, Tensor]]:
         """Return likelihood parameters of subspots, on a path between the kriged field and the network."""
         raw = self._network(tile, z, step)
         if tile.field.shape[1]:
             share = self._network_share(tile, step)
-            for m, level in self.field_decoder(tile.field).items():
-                field = self.likelihoods[m].location_of(level)  # type: ignore[operator]
+            for m, field in self._field(tile).items():
                 location = field + share * (raw[m][..., 0] - field)
+                if step is None:
+                    location = field.mean(0) + self.strength * (location - field.mean(0))
                 raw[m] = torch.cat([location[..., None], raw[m][..., 1:]], -1)
         return {m: self.likelihoods[m].parameters_of(r) for m, r in raw.items()}  # type: ignore[operator]
+
+    def _field(self, tile: Tile) -> dict[str, Tensor]:
+        """Return the location parameter that the kriged field alone would give, ``(n_subspots, n_features)`` per modality."""
+        levels = self.field_decoder(tile.field)
+        return {m: self.likelihoods[m].location_of(level) for m, level in levels.items()}  # type: ignore[operator]
+
+    @torch.no_grad()
+    def calibrate(self, tiles: Sequence[Tile]) -> None:
+        """Set ``strength`` so that spots vary as much as the field says: a network stopped early varies less.
+
+        The slope of the field's spot means on the result's, centred per feature and pooled over features.
+        """
+        if not tiles[0].field.shape[1]:
+            return
+        shared = square = 0.0
+        for tile in tiles:
+            latent = self.encode(tile, ~tile.held_out)
+            raw, share = self._network(tile, latent.mean, None), self.settings.network_share
+            n = tile.parent.n_per_spot.clamp(min=1)[:, None]
+            for m, field in self._field(tile).items():
+                ends = [tile.parent.sum(v) / n for v in (field, raw[m][..., 0])]
+                wanted, network = (v - v.mean(0) for v in (e[tile.core & ~tile.held_out] for e in ends))
+                result = wanted + share * (network - wanted)
+                shared += float((result * wanted).sum())
+                square += float(result.square().sum())
+        self.strength.fill_(shared / square if square > 0 else 1.0)
 
     def _network_share(self, tile: Tile, step: int | None) -> Tensor:
         """Return how far along the path each subspot stands, ``(n_subspots, 1)``: in training a uniform draw per spot."""

@@ -37,10 +37,10 @@ class RunFolder:
         self.report_file = path / "report.html"
         self.pictures = path / "pictures"
         self.comparison_file = path / "comparison.csv"
-        self.benchmark_file = path / "benchmark.csv"
         self.per_feature_file = path / "per_feature.csv"
         self.means_file = path / "means.h5ad"
-        self.benchmark_page = path / "benchmark.html"
+        self.validation_file = path / "validation.csv"
+        self.advice_file = path / "advice.csv"
 
     def prepared(self, section: str) -> Path:
         """Return where a prepared section lies."""
@@ -58,10 +58,26 @@ class RunFolder:
         """Return where an enhanced table lies as h5ad."""
         return self.path / f"{section}_{modality}.h5ad"
 
+    def draws(self, section: str, modality: str) -> Path:
+        """Return where posterior draws of an enhanced table lie, when they were asked for."""
+        return self.path / f"{section}_{modality}_draws.zarr"
+
     def method(self, section: str, method: str, seed: int | None) -> Path:
         """Return the folder of one method on one section of a benchmark, of one seed where it has any."""
         folder = self.path / "benchmark" / section / method
         return folder if seed is None else folder / f"seed{seed}"
+
+    def table_of_scores(self, name: str) -> Path:
+        """Return where the table of a benchmark lies, by ``benchmark.name``."""
+        return self.path / f"{name}.csv"
+
+    def page_of_scores(self, name: str) -> Path:
+        """Return where the page of a benchmark lies, by ``benchmark.name``."""
+        return self.path / f"{name}.html"
+
+    def validation(self, rule: str) -> RunFolder:
+        """Return the folder of the benchmark by which `validate` scores a merge."""
+        return RunFolder(self.path / "validate" / rule)
 
     def claim(self, cfg: Any) -> None:
         """Take the folder for a config, or come back to it.
@@ -88,7 +104,7 @@ class RunFolder:
     def keep(self, cfg: Any) -> None:
         """Write what a command that came back set anew: how the result is enhanced, scored and reported."""
         stored, now = yaml.safe_load(self.config_file.read_text()), resolved(cfg)
-        stored |= {group: now[group] for group in ("enhance", "report", "benchmark")}
+        stored |= {group: now[group] for group in ("enhance", "report", "benchmark", "validate")}
         write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(stored)))
 
     def config(self) -> DictConfig:

@@ -106,7 +106,7 @@ class Kernels:
         self.scale = np.ones(len(RANGES) + self.with_image * len(parts[:2]))
 
     def weights(self, length: int, share: float, local: float = 0.0) -> np.ndarray:
-        """Return each kernel's weight: ``share`` of the variance is the image's, a part of that ``local``; the rest one range's."""
+        """Return each kernel's weight: ``share`` of the variance is the image's, part of it ``local``; the rest one range's."""
         distance = np.eye(len(RANGES))[length] * (1 - share)
         return np.r_[distance, share * (1 - local), share * local][: len(self.scale)]
 

@@ -30,6 +30,8 @@ class Lattice(ABC):
     """Number of neighbours to the radius, in pitches, that holds just those."""
     merge_rule: ClassVar[str]
     """How a benchmark merges spots unless it is told."""
+    splits: ClassVar[tuple[int, ...]]
+    """Usual numbers of subspots, as many as `merge_rule` merges first; `offsets` knows more."""
 
     def __init_subclass__(cls, name: str | None = None) -> None:
         if name is not None:
@@ -59,6 +61,10 @@ class Lattice(ABC):
         The groups are those of which the most are complete (hex), or that start at the first row and column (square).
         """
 
+    @abstractmethod
+    def rule(self, k: int) -> str:
+        """Return the name of the rule by which a benchmark merges ``k`` spots."""
+
     def radius_of(self, n_neighbours: int) -> float:
         """Return the radius, in pitches, that holds ``n_neighbours``."""
         if n_neighbours not in self.neighbour_radius:
@@ -86,6 +92,7 @@ class HexLattice(Lattice, name="hex"):
     cell_area = _SQRT3 / 2
     neighbour_radius: ClassVar[dict[int, float]] = {6: 1.2, 12: 1.85, 18: 2.2}
     merge_rule = "hex7"
+    splits = (7, 13, 19)
 
     def unit_xy(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
         """Return ``(col / 2, row sqrt(3) / 2)``."""
@@ -134,6 +141,10 @@ class HexLattice(Lattice, name="hex"):
                 best = Coarser(r, 2 * q + r, members[complete])
         return best
 
+    def rule(self, k: int) -> str:
+        """Return ``hex7`` and the like."""
+        return f"hex{k}"
+
     def outline(self, k: int) -> np.ndarray:
         """Return a hexagon's six corners."""
         turn = np.angle(_hex_basis(k)) + np.pi / 6
@@ -147,6 +158,7 @@ class SquareLattice(Lattice, name="square"):
     cell_area = 1.0
     neighbour_radius: ClassVar[dict[int, float]] = {4: 1.2, 8: 1.6, 12: 2.1}
     merge_rule = "2x2"
+    splits = (4, 9, 16)
 
     def unit_xy(self, row: np.ndarray, col: np.ndarray) -> np.ndarray:
         """Return ``(col, row)``."""
@@ -184,6 +196,10 @@ class SquareLattice(Lattice, name="square"):
         complete = (members >= 0).all(1)
         block_row, block_col = blocks[complete].T
         return Coarser(block_row, block_col, members[complete])
+
+    def rule(self, k: int) -> str:
+        """Return ``2x2`` and the like."""
+        return f"{math.isqrt(k)}x{math.isqrt(k)}"
 
     def outline(self, k: int) -> np.ndarray:
         """Return a square's four corners."""

@@ -37,11 +37,14 @@ class Stage:
         Groups of the config that may change afterwards; the stage is then done again.
     on_every_rank
         Whether all processes that train together do it.
+    leaves
+        Later stages that do not look at what this one makes, and so stay done when it is done again.
     """
 
     do: Callable[[Run], None]
     settings: tuple[str, ...] = ()
     on_every_rank: bool = False
+    leaves: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,14 @@ class Plan:
         Raises `ConfigError` for settings these stages cannot run with.
     say
         Tells at the end where the results are.
+    asked
+        Stages that a setting of their own asks for, besides those named by ``stages``.
     """
 
     stages: Mapping[str, Stage]
     check: Callable[[Any], None]
     say: Callable[[Run], None]
+    asked: tuple[str, ...] = ()
 
 
 def execute(cfg: Any, path: Path, plan: Plan | None = None, force: tuple[str, ...] = ()) -> RunFolder:
@@ -98,7 +104,7 @@ def execute(cfg: Any, path: Path, plan: Plan | None = None, force: tuple[str, ..
         torch.set_num_threads(cfg.trainer.threads)
     console.print(f"[bold]{path}[/bold]{'' if folder_is_new else '  (coming back)'}")
     run = Run(cfg, folder, make_loggers(cfg, path), inputs)
-    do_stages(run, plan.stages, [s for s in plan.stages if s in cfg.stages], force)
+    do_stages(run, plan.stages, [s for s in plan.stages if s in (*cfg.stages, *plan.asked)], force)
     if is_main_process():
         folder.keep(cfg)
         plan.say(run)
@@ -131,7 +137,8 @@ def _stage(run: Run, known: Mapping[str, Stage], name: str, force: bool) -> None
     if is_main_process():
         note_stage(run.folder, run.cfg, name, run.inputs)
         names = list(known)
-        run.folder.mark(name, settings, cost, tuple(names[names.index(name) + 1 :]))
+        later = [n for n in names[names.index(name) + 1 :] if n not in stage.leaves]
+        run.folder.mark(name, settings, cost, tuple(later))
     console.print(f"  {name} took {cost.seconds:.1f} s")
 
 
@@ -145,6 +152,10 @@ def _say_where(run: Run) -> None:
         console.print(f"  {run.folder.result(section)}  (SpatialData)")
         for modality in run.modalities:
             console.print(f"  {run.folder.table(section, modality)}  (AnnData)")
+            if run.cfg.enhance.draws:
+                console.print(
+                    f"  {run.folder.draws(section, modality)}  ({run.cfg.enhance.draws:,} posterior draws, zarr)"
+                )
     console.print(f"  {run.folder.report_file}  (pictures; also one by one in {run.folder.pictures})")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
@@ -45,13 +45,13 @@ class TrainingSettings:
     """
 
     seed: int = 0
-    mask_share: float = 0.3
+    mask_share: float = 0.5
     beta: Exponential = field(default_factory=Exponential)
     graph_weight: float = 1.0
     n_pairs: int | None = None
     learning_rate: float = 1e-3
     dropout: float = 0.65
-    network_share: float = 0.3
+    network_share: float = 0.5
     median_weight: float = 0.2
 
 
@@ -127,6 +127,9 @@ class StageModule(pl.LightningModule, ABC):
             terms["reconstruction"] + beta * terms["kl"] + s.graph_weight * terms.get("graph", z.new_zeros(()))
         )
         return terms
+
+    def calibrate(self, tiles: Sequence[Tile]) -> None:  # noqa: B027
+        """Set what can only be known after training, from whole tiles; nothing by default."""
 
     def training_step(self, tile: Tile, batch_idx: int) -> Tensor:
         """Take one tile; the loss is divided by the number of features, so that the clipping threshold fits any panel."""

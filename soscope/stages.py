@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,14 +12,17 @@ import numpy as np
 import pandas as pd
 from anndata import read_h5ad
 from rich.console import Console
+from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.benchmark.comparison import compare
+from soscope.benchmark.verdicts import read_table
 from soscope.build import build_finetune, build_pretrain, describe
 from soscope.config import paths_of, section_names
 from soscope.data.module import SectionsDataModule
 from soscope.data.section import Section
-from soscope.enhance import add_result, split_tile, write_h5ad
+from soscope.draws import Drawing, write_draws
+from soscope.enhance import add_result, posteriors, split_tile, write_h5ad
 from soscope.folder import RunFolder, write_text
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.loggers import log_images
@@ -98,6 +103,7 @@ def finetune(run: Run) -> None:
     module = build_finetune(run.cfg, data)
     load_module(module.encoder, describe(run.cfg, data, "encoder"), run.folder.encoder_file)
     fit_stage(run.cfg, module, data, run.cfg.finetune, run.folder.model_file.parent, run.loggers)
+    module.calibrate(data.result_tiles)
     if is_main_process():
         save_module(module, describe(run.cfg, data, "model"), run.folder.model_file)
     wait_for_all()
@@ -132,12 +138,42 @@ def enhance(run: Run) -> None:
     for section, splits, latent in divide(run):
         prepared = contract.open_section(run.folder.prepared(section.name))
         result = add_result(prepared, section, splits, latent, run.cfg.enhance.posterior)
+        _note_verdicts(run, result, section)
         contract.write_section(result, run.folder.result(section.name))
         for modality in splits:
             write_h5ad(result, modality, run.folder.table(section.name, modality))
         scores += _against_truth(run, section, splits, prepared.shapes[contract.SUBSPOTS].index)
     if scores:
         write_text(run.folder.comparison_file, pd.concat(scores).to_csv(index=False))
+    _draw(run)
+
+
+def _draw(run: Run) -> None:
+    """Write posterior draws where they were asked for; where not, remove those of an earlier result."""
+    number, posterior = run.cfg.enhance.draws, run.cfg.enhance.posterior
+    if not number:
+        for name, modality in itertools.product(run.sections, run.modalities):
+            shutil.rmtree(run.folder.draws(name, modality), ignore_errors=True)
+        return
+    model, data = load_model(run), run.data()
+    for section, tile in zip(data.sections, data.result_tiles, strict=True):
+        subspots = contract.open_section(run.folder.prepared(section.name)).shapes[contract.SUBSPOTS].index.tolist()
+        for modality, features in section.features.items():
+            drawing = Drawing(section.name, modality, number, run.cfg.seed, posterior)
+            blocks = posteriors(model, tile, posterior, (modality,))
+            write_draws(run.folder.draws(section.name, modality), blocks, subspots, features, drawing)
+
+
+def _note_verdicts(run: Run, result: SpatialData, section: Section) -> None:
+    """Add to the features of enhanced tables what `validate` found, where it was asked for."""
+    if not run.folder.validation_file.is_file():
+        return
+    found = read_table(run.folder.validation_file).query("section == @section.name")
+    for modality in section.modalities:
+        var = result.tables[contract.enhanced_name(modality)].var
+        rows = found[found["modality"] == modality].set_index("feature").reindex(var.index)
+        var["soscope_verdict"] = rows["verdict"].to_numpy()
+        var["validation_within_spot_r"] = rows["within_spot_r"].to_numpy()
 
 
 def _against_truth(run: Run, section: Section, splits: dict[str, Split], subspots: pd.Index) -> list[pd.DataFrame]:

@@ -25,7 +25,9 @@ ROOTS = sorted(f.stem for f in CONF.glob("*.yaml"))
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_every_option_composes_resolves_and_names_things_that_exist(option: str, compose: Callable) -> None:
-    cfg = compose(option, "data.path=somewhere")
+    group, name = option.split("=")
+    root = "benchmark" if "benchmark" in OmegaConf.load(CONF / group / f"{name}.yaml") else "train"
+    cfg = compose(option, "data.path=somewhere", name=root)
     plain = resolved(cfg)
     check(cfg)
     make_lattice(plain["platform"]["lattice"]).offsets(plain["split"]["subspots"])

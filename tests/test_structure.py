@@ -22,8 +22,8 @@ OUTSIDE = {
 }
 ORDER = [
     *("errors", "matrices", "checks", "nn", "lattice", "posteriors", "likelihoods", "contract", "read", "prepare"),
-    *("data", "stage_module", "pretrain", "released", "build", "enhance", "benchmark", "report"),
-    *("stages", "run", "methods", "benchmarking", "cli"),
+    *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "benchmark", "report"),
+    *("stages", "run", "methods", "benchmarking", "validating", "cli"),
 ]
 
 

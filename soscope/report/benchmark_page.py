@@ -50,7 +50,7 @@ class Scored:
 
 
 def write_benchmark_page(cfg: Any, folder: RunFolder, scored: list[Scored], rows: pd.DataFrame) -> None:
-    """Write ``benchmark.html`` and its pictures from the rows of ``benchmark.csv`` and what every section has."""
+    """Write the page and its pictures from the rows of the table and what every section has."""
     sections = [_section(cfg, folder, s, rows[rows["section"] == s.name]) for s in scored]
     tables = [
         {"title": title, "rows": as_rows(means), "margins": margins(means) if OURS in means.index else []}
@@ -64,7 +64,7 @@ def write_benchmark_page(cfg: Any, folder: RunFolder, scored: list[Scored], rows
         provenance=json.loads(folder.provenance_file.read_text()),
         config=yaml.safe_dump(resolved(cfg), sort_keys=False),
     )
-    write_text(folder.benchmark_page, page)
+    write_text(folder.page_of_scores(cfg.benchmark.name), page)
 
 
 def _section(cfg: Any, folder: RunFolder, scored: Scored, rows: pd.DataFrame) -> dict[str, Any]:

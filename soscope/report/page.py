@@ -21,6 +21,7 @@ from soscope.errors import ConfigError
 from soscope.folder import RunFolder, write_text
 from soscope.report import figures
 from soscope.report.figures import Canvas
+from soscope.report.trust import trust_of
 
 
 @dataclass
@@ -52,7 +53,11 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
     for name in sections:
         sdata = contract.open_section(folder.result(name))
         shown.append(
-            {"name": name, "facts": _facts_list(sdata, modalities), "pictures": _maps(cfg, folder, sdata, modalities)}
+            {
+                "name": name,
+                "facts": _facts_list(sdata, modalities) + _draws_list(cfg, folder, name, modalities),
+                "pictures": _maps(cfg, folder, sdata, modalities),
+            }
         )
     general = []
     metrics = pd.read_csv(folder.metrics_file) if folder.metrics_file.is_file() else None
@@ -68,6 +73,7 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
     page = template("report.html").render(
         sections=shown,
         general=general,
+        trust=trust_of(folder),
         scores=None if scores is None else scores.reset_index().to_dict("records"),
         marks=folder.marks(),
         provenance=json.loads(folder.provenance_file.read_text()) if folder.provenance_file.is_file() else {},
@@ -142,6 +148,12 @@ def _facts_list(sdata: SpatialData, modalities: list[str]) -> list[str]:
         "prior": "Profiles are the decoder's alone; subspots need not agree with their spot.",
     }
     return [*lines, given[facts["posterior"]]]
+
+
+def _draws_list(cfg: Any, folder: RunFolder, section: str, modalities: list[str]) -> list[str]:
+    """Say where posterior draws lie, if there are any."""
+    files = [folder.draws(section, m) for m in modalities] if cfg.enhance.draws else []
+    return [f"{cfg.enhance.draws:,} posterior draws: {file}" for file in files]
 
 
 def template(name: str) -> Any:
