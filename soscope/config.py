@@ -124,12 +124,13 @@ class ObjectiveConfig:
 
 @dataclass
 class StageConfig:
-    """Length and rate of one training stage."""
+    """Length and rate of one training stage; ``averaging`` is the share of the running average of weights kept at each step."""
 
     max_epochs: int = 40
     steps_per_epoch: int = 25
     learning_rate: float = 1e-3
     patience: int = 4
+    averaging: float = 0.0
 
 
 @dataclass
@@ -201,7 +202,9 @@ class Config:
     graph: GraphConfig = field(default_factory=GraphConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     pretrain: StageConfig = field(default_factory=StageConfig)
-    finetune: StageConfig = field(default_factory=lambda: StageConfig(max_epochs=12, learning_rate=2e-3, patience=12))
+    finetune: StageConfig = field(
+        default_factory=lambda: StageConfig(max_epochs=16, learning_rate=2e-3, patience=3, averaging=0.98)
+    )
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     enhance: EnhanceConfig = field(default_factory=EnhanceConfig)
@@ -316,6 +319,7 @@ def check(cfg: DictConfig) -> None:
     for name in ("pretrain", "finetune"):
         for key in ("max_epochs", "patience"):
             _between(f"{name}.{key}", cfg[name][key], 1, math.inf)
+        _between(f"{name}.averaging", cfg[name].averaging, 0.0, 0.9999)
         _between(f"{name}.learning_rate", cfg[name].learning_rate, 1e-9, 10.0)
         _between(f"{name}.steps_per_epoch", cfg[name].steps_per_epoch, len(paths_of(cfg)), math.inf)
     if cfg.split.extent == "spot" and cfg.platform.spot_diameter_um is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -76,6 +76,8 @@ def fit_stage(
     callbacks: list[Callback] = [best]
     if validate:
         callbacks.append(EarlyStopping(module.monitor, patience=stage.patience))
+    if stage.averaging:
+        callbacks.append(EMAWeightAveraging(decay=stage.averaging))
     if cfg.trainer.progress:
         callbacks.append(StageProgress())
     trainer = _trainer(cfg, stage, callbacks, loggers, folder, validate)
