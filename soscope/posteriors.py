@@ -220,10 +220,11 @@ class SharedCountPosterior(Posterior):
         left = np.zeros((self.parent.n_spots, own.shape[1]))
         left[index[index >= 0]] = self.total.cpu().numpy()[index >= 0]
         out = self.unassigned.sample(rng).cpu().numpy()
+        from_end = self._rank_from_end(index)
         for rows in _rounds(index):
             spots = index[rows]
             share = np.clip(weight[rows] / np.maximum(left_weight[spots], 1e-300), 0, 1)
-            last = (self._rank_from_end(index)[rows] == 0)[:, None]
+            last = (from_end[rows] == 0)[:, None]
             drawn = np.where(last, left[spots], rng.binomial(left[spots].astype(np.int64), share))
             out[rows] = drawn
             left[spots] -= drawn

@@ -348,3 +348,12 @@ def test_whole_run_on_the_tiny_section(tmp_path: Path, soscope: Callable, cache:
     assert "held_out_loss" not in metrics or metrics["held_out_loss"].isna().all()
     scores = pd.read_csv(folder / "comparison.csv")
     assert np.isfinite(scores[["pearson", "within_spot_r", "nmse"]]).all().all()
+
+
+@pytest.mark.parametrize("key", ["pretrain.averaging", "finetune.averaging"])
+def test_weights_are_not_averaged_as_the_program_does_not(key: str, compose: Callable) -> None:
+    cfg = compose("objective=released")
+    stage, name = key.split(".")
+    assert cfg[stage][name] == 0
+    with pytest.raises(ConfigError, match=key):
+        check(compose("objective=released", f"{key}=0.9"))
