@@ -50,8 +50,8 @@ class ModelConfig:
     n_hidden: int = 128
     n_heads: int = 1
     z_width: float = 1.0
-    n_components: int = 8
-    network_share: float = 0.5
+    n_components: int = 20
+    network_share: float = 0.4
 
 
 @dataclass

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-RANGES = (1.0, 2.0, 4.0)
+RANGES = (2.0, 3.0, 4.0)
 """Ranges of the covariance over distance that are tried, in pitches."""
 IMAGE_SHARES = (0.05, 0.15, 0.35, 0.6, 0.85)
 """Parts of the variance that image features may explain."""
@@ -30,6 +31,8 @@ LOCAL_RANGE, LOCAL_WIDTH = 4.0, 1.5
 """Range in pitches and image width of that part."""
 IMAGE_WIDTH = 10.0
 """Squared width of the image kernel over the median squared distance of two subspots: wide, so nearly linear."""
+NEGLIGIBLE = 0.01
+"""Hyper-parameters this much less likely than a column's best are left out."""
 BLOCK = 64
 """Subspots whose covariances with all others are held at a time."""
 GROUP = 500
@@ -158,8 +161,15 @@ class Kernels:
         return [k.numpy() for k in kernels]
 
 
+class Setting(NamedTuple):
+    """Hyper-parameters: the weight of every kernel, and the variance of the noise."""
+
+    kernels: np.ndarray
+    noise: float
+
+
 class AreaKriging:
-    """Predicts subspots from spots, column by column, with hyper-parameters of the largest marginal likelihood.
+    """Predicts subspots from spots, column by column, averaged over hyper-parameters by their marginal likelihood.
 
     Parameters
     ----------
@@ -197,21 +207,27 @@ class AreaKriging:
         Predicted values of all subspots, ``(n_subspots, n_columns)``.
         """
         mean = values.mean(0)
-        chosen, noise = self.choose(values - mean)
-        weights = np.stack([self.kernels.weights(*point) for point in self.grid])[chosen]
+        settings, weights = self.weigh(values - mean)
         predicted = np.empty((len(self.places.spot), values.shape[1]))
         owner = self._owner()
         for i, group in enumerate(self.groups):
-            predicted[owner == i] = mean + self._predict(
-                np.flatnonzero(owner == i), group, values - mean, weights, noise
-            )
+            rows = np.flatnonzero(owner == i)
+            predicted[rows] = mean + self._predict(rows, group, values - mean, settings, weights)
         return predicted
 
-    def choose(self, centred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return each column's point of ``grid`` and its noise variance."""
+    def weigh(self, centred: np.ndarray) -> tuple[list[Setting], np.ndarray]:
+        """Return the hyper-parameters that some column gives weight, and the weights, ``(n_settings, n_columns)``.
+
+        Weights are posterior probabilities, all points of the grid being equally likely before; those below a hundredth of
+        a column's largest are left out.
+        """
         likelihood = np.stack([self.log_likelihood(centred, *point) for point in self.grid])
-        best = likelihood.reshape(-1, centred.shape[1]).argmax(0)
-        return best // len(NOISES), np.array(NOISES)[best % len(NOISES)]
+        likelihood = likelihood.reshape(-1, centred.shape[1])
+        weights = np.exp(likelihood - likelihood.max(0))
+        weights[weights < NEGLIGIBLE] = 0
+        some = np.flatnonzero(weights.any(1))
+        settings = [Setting(self.kernels.weights(*self.grid[i // len(NOISES)]), NOISES[i % len(NOISES)]) for i in some]
+        return settings, weights[some] / weights.sum(0)
 
     def log_likelihood(self, centred: np.ndarray, length: int, share: float, local: float = 0.0) -> np.ndarray:
         """Return the log marginal likelihood at the best variance of the field, up to a constant.
@@ -237,32 +253,35 @@ class AreaKriging:
         return group_of[cKDTree(self.places.spot_xy).query(self.places.xy)[1]]
 
     def _predict(
-        self, rows: np.ndarray, group: np.ndarray, centred: np.ndarray, weights: np.ndarray, noise: np.ndarray
+        self, rows: np.ndarray, group: np.ndarray, centred: np.ndarray, settings: list[Setting], weights: np.ndarray
     ) -> np.ndarray:
         distance, _ = cKDTree(self.places.spot_xy[group]).query(self.places.spot_xy)
         around = np.flatnonzero(distance <= HALO)
         seen = self.places.only(around)
-        used = np.asarray((weights > 0).any(axis=0))
-        solved = self._solve(
-            self.kernels.between_spots(seen, used), centred[around], self.noise[around], weights, noise
-        )
+        used = (np.stack([s.kernels for s in settings]) > 0).any(0)
+        between = self.kernels.between_spots(seen, used)
+        solved = self._solve(between, centred[around], self.noise[around], settings, weights)
         at = Places(self.places.xy[rows], self.places.image[rows], rows, self.places.spot_xy)
         predicted = np.empty((len(rows), centred.shape[1]))
         for part, blocks in self.kernels.to_spots(at, seen, used):
-            predicted[part] = sum(block @ (solved * w) for block, w in zip(blocks, weights.T, strict=True))
+            predicted[part] = sum(block @ s for block, s in zip(blocks, solved, strict=True))
         return predicted
 
     @staticmethod
     def _solve(
-        between: list[np.ndarray], centred: np.ndarray, spread: np.ndarray, weights: np.ndarray, noise: np.ndarray
-    ) -> np.ndarray:
-        """Return ``(C + noise)^-1 centred``, by one Cholesky factor for all columns of the same hyper-parameters."""
-        solved = np.empty_like(centred)
-        settings = np.column_stack([weights, noise])
-        for setting in np.unique(settings, axis=0):
-            same = (settings == setting).all(1)
-            factor = cho_factor(_weighted(between, setting[:-1]) + np.diag(setting[-1] * spread), lower=True)
-            solved[:, same] = cho_solve(factor, centred[:, same])
+        between: list[np.ndarray], centred: np.ndarray, spread: np.ndarray, settings: list[Setting], weights: np.ndarray
+    ) -> list[np.ndarray]:
+        """Return what each kernel is multiplied with: ``(C + noise)^-1 centred``, averaged over settings.
+
+        One Cholesky factor serves all columns that give a setting weight.
+        """
+        solved = [np.zeros_like(centred) for _ in between]
+        for setting, weight in zip(settings, weights, strict=True):
+            some = np.flatnonzero(weight)
+            factor = cho_factor(_weighted(between, setting.kernels) + np.diag(setting.noise * spread), lower=True)
+            part = cho_solve(factor, centred[:, some]) * weight[some]
+            for total, share in zip(solved, setting.kernels, strict=True):
+                total[:, some] += share * part
         return solved
 
 

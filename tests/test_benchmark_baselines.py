@@ -165,17 +165,29 @@ def test_kriging_equals_the_textbook_formula(section: Section, rng: np.random.Ge
     model = AreaKriging(places_of(observed))
     values = rng.normal(size=(len(observed.used), 4))
     centred = values - values.mean(0)
-    chosen, noise = model.choose(centred)
+    settings, weights = model.weigh(centred)
     inside = section.parent >= 0
     kernels, average = dense_kernels(section, observed), observed.average.toarray()[:, inside]
-    uneven = observed.n_per_spot.mean() / observed.n_per_spot
-    predicted = model(values)
-    for g in range(4):
-        length, share, _ = model.grid[chosen[g]]
-        k = (1 - share) * kernels[length] + share * kernels[-1]
-        spots = average @ k @ average.T + noise[g] * np.diag(uneven)
-        expected = values[:, g].mean() + k @ average.T @ np.linalg.solve(spots, centred[:, g])
-        np.testing.assert_allclose(predicted[inside, g], expected, atol=2e-3)
+    uneven = np.diag(observed.n_per_spot.mean() / observed.n_per_spot)
+    expected = np.zeros((inside.sum(), 4))
+    for setting, weight in zip(settings, weights, strict=True):
+        k = sum(w * kernel for w, kernel in zip(setting.kernels, kernels, strict=True))
+        spots = average @ k @ average.T + setting.noise * uneven
+        expected += weight * (values.mean(0) + k @ average.T @ np.linalg.solve(spots, centred))
+    np.testing.assert_allclose(model(values)[inside], expected, atol=2e-3)
+
+
+def test_hyper_parameters_weigh_as_their_marginal_likelihood(section: Section, rng: np.random.Generator) -> None:
+    model = AreaKriging(places_of(Observed(section, "rna", make_likelihood("nb", 5))))
+    y = rng.normal(size=(len(model.places.spot_xy), 2))
+    y -= y.mean(0)
+    settings, weights = model.weigh(y)
+    np.testing.assert_allclose(weights.sum(0), 1)
+    found = {(tuple(s.kernels), s.noise): w for s, w in zip(settings, weights, strict=True)}
+    first, second = sorted(found, key=lambda key: -found[key][0])[:2]
+    points = {tuple(model.kernels.weights(*point)): point for point in model.grid}
+    logs = [model.log_likelihood(y, *points[kernels])[NOISES.index(noise), 0] for kernels, noise in (first, second)]
+    assert np.log(found[first][0] / found[second][0]) == pytest.approx(logs[0] - logs[1], abs=1e-9)
 
 
 def test_marginal_likelihood_equals_the_multivariate_normal(section: Section, rng: np.random.Generator) -> None:
