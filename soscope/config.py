@@ -1,20 +1,17 @@
-"""The typed root schema, the checks across its fields, and the fingerprints that name run folders."""
+"""The typed root schema, and the fingerprints that name run folders."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, ListConfig, OmegaConf
 
-from soscope.errors import ConfigError
 from soscope.names import section_name
 from soscope.nn.schedule import Exponential
 from soscope.released.settings import demo_epochs, demo_rate
@@ -290,102 +287,3 @@ def relevant(plain: dict[str, Any]) -> dict[str, Any]:
 def hash_of(value: Any) -> str:
     """Return eight hexadecimal digits that identify a plain value."""
     return hashlib.blake2b(json.dumps(value, sort_keys=True, default=str).encode(), digest_size=4).hexdigest()
-
-
-def check(cfg: DictConfig) -> None:
-    """Raise `ConfigError` for values and combinations that cannot run, before anything is read."""
-    _one_of("stages", cfg.stages, STAGES if cfg.benchmark is None else BENCHMARK_STAGES)
-    _one_of("split.extent", [cfg.split.extent], ("cell", "spot"))
-    _one_of("enhance.posterior", [cfg.enhance.posterior], ("conditional", "prior"))
-    _between("enhance.draws", cfg.enhance.draws, 0, 100_000)
-    _check_objective(cfg)
-    _between("data.held_out", cfg.data.held_out, 0.0, 0.5)
-    _between("model.network_share", cfg.model.network_share, 0.0, 1.0)
-    _between("model.n_components", cfg.model.n_components, 0, 1000)
-    _between("image.smoothing", cfg.image.smoothing, 0.0, 10.0)
-    _between("objective.mask_share", cfg.objective.mask_share, 0.0, 0.9)
-    _between("objective.dropout", cfg.objective.dropout, 0.0, 0.9)
-    _between("graph.similarity_scale", cfg.graph.similarity_scale, 1.0 + 1e-6, math.inf)
-    _between("image.weight", cfg.image.weight, 0.0, math.inf)
-    _between("split.subspots", cfg.split.subspots, 2, 10_000)
-    _between("seed", cfg.seed, 0, 2**31 - 1)
-    _between("platform.pitch_um", cfg.platform.pitch_um, 1e-3, math.inf)
-    _between("model.z_width", cfg.model.z_width, 0.0, 10.0)
-    _between("graph.n_pairs", cfg.graph.n_pairs or 0, 0, math.inf)
-    _between("report.n_clusters", cfg.report.n_clusters, 1, 100)
-    for key in ("n_components", "input_px", "batch_size"):
-        _between(f"image.{key}", cfg.image[key], 1, math.inf)
-    _between("image.patch_width_um", cfg.image.patch_width_um or 1.0, 1e-3, math.inf)
-    for name in ("pretrain", "finetune"):
-        for key in ("max_epochs", "patience"):
-            _between(f"{name}.{key}", cfg[name][key], 1, math.inf)
-        _between(f"{name}.averaging", cfg[name].averaging, 0.0, 0.9999)
-        _between(f"{name}.learning_rate", cfg[name].learning_rate, 1e-9, 10.0)
-        _between(f"{name}.steps_per_epoch", cfg[name].steps_per_epoch, len(paths_of(cfg)), math.inf)
-    if cfg.split.extent == "spot" and cfg.platform.spot_diameter_um is None:
-        raise ConfigError(
-            f"split.extent=spot needs platform.spot_diameter_um, which platform={cfg.platform.name} does not set."
-        )
-    if cfg.model.n_hidden % cfg.model.n_heads:
-        raise ConfigError(f"model.n_heads={cfg.model.n_heads} must divide model.n_hidden={cfg.model.n_hidden}.")
-    if not cfg.model.modalities:
-        raise ConfigError(
-            "model.modalities is empty: name at least one table and its likelihood, as conf/model/nb.yaml does."
-        )
-    if cfg.benchmark is not None:
-        _check_benchmark(cfg)
-    names = section_names(cfg)
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise ConfigError(
-            f"data.path names two sections '{twice[0]}': folder names must differ, since they name the results. "
-            "Rename one folder, or link to it under another name."
-        )
-
-
-def _check_benchmark(cfg: DictConfig) -> None:
-    if cfg.validate:
-        raise ConfigError("validate=true belongs to `soscope train`; a benchmark is that and more. Leave it out.")
-    if not re.fullmatch(r"[\w-]+", cfg.benchmark.name):
-        raise ConfigError(f"benchmark.name={cfg.benchmark.name} names files: use letters, digits, _ and -.")
-    if cfg.enhance.draws:
-        raise ConfigError(
-            f"enhance.draws={cfg.enhance.draws}, but a benchmark keeps no draws. Leave enhance.draws out."
-        )
-    seeds = list(cfg.benchmark.seeds)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(
-            f"benchmark.seeds={seeds} must name at least one seed, and none twice, such as benchmark.seeds=[0,1,2]."
-        )
-    for seed in seeds:
-        _between("benchmark.seeds", seed, 0, 2**31 - 1)
-    if cfg.benchmark.methods is not None and not len(cfg.benchmark.methods):
-        raise ConfigError("benchmark.methods=[] leaves nothing to score. Name some, or leave it out for all.")
-    if cfg.data.truth is not None and cfg.benchmark.merge not in ("auto", "given"):
-        raise ConfigError(
-            f"benchmark.merge={cfg.benchmark.merge} makes its own truth, so data.truth={cfg.data.truth} would not be read. "
-            "Leave one of them out, or use benchmark.merge=given."
-        )
-    if cfg.data.truth is not None and len(paths_of(cfg)) > 1:
-        raise ConfigError("data.truth is the truth of one section, data.path names several. Benchmark them one by one.")
-
-
-def _check_objective(cfg: DictConfig) -> None:
-    from soscope.build import OBJECTIVES  # late: it brings torch and Lightning, which `soscope --help` can do without
-
-    _one_of("objective.name", [cfg.objective.name], tuple(OBJECTIVES))
-    for key, value in (cfg.objective.fixed or {}).items():
-        found = OmegaConf.select(cfg, key)
-        if found != value:
-            raise ConfigError(f"objective={cfg.objective.name} needs {key}={value}, found {found}. Leave {key} out.")
-
-
-def _one_of(key: str, values: Any, choices: tuple[str, ...]) -> None:
-    unknown = [v for v in values if v not in choices]
-    if unknown:
-        raise ConfigError(f"{key}={unknown[0]} is unknown. Choose from: {', '.join(choices)}.")
-
-
-def _between(key: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise ConfigError(f"{key}={value} must lie between {low:g} and {high:g}.")

@@ -41,6 +41,7 @@ class RunFolder:
         self.means_file = path / "means.h5ad"
         self.validation_file = path / "validation.csv"
         self.advice_file = path / "advice.csv"
+        self.intervals_file = path / "intervals.csv"
 
     def prepared(self, section: str) -> Path:
         """Return where a prepared section lies."""

@@ -258,7 +258,7 @@ class AreaKriging:
         distance, _ = cKDTree(self.places.spot_xy[group]).query(self.places.spot_xy)
         around = np.flatnonzero(distance <= HALO)
         seen = self.places.only(around)
-        used = (np.stack([s.kernels for s in settings]) > 0).any(0)
+        used = np.asarray(np.stack([s.kernels for s in settings]).max(axis=0) > 0)
         between = self.kernels.between_spots(seen, used)
         solved = self._solve(between, centred[around], self.noise[around], settings, weights)
         at = Places(self.places.xy[rows], self.places.image[rows], rows, self.places.spot_xy)

@@ -23,6 +23,9 @@ from soscope.posteriors import NegativeBinomialPosterior, NormalPosterior, Poste
 
 Params = dict[str, Tensor]
 
+LEAST_PHI = 1e-3
+"""Where a Dirichlet-multinomial is a multinomial in all but name."""
+
 LIKELIHOODS: dict[str, type[Likelihood]] = {}
 
 
@@ -102,6 +105,10 @@ class Likelihood(nn.Module, ABC):
         """Return the distribution of subspots given the observed profiles ``x`` of spots; the prior under no spot."""
 
     @abstractmethod
+    def widened(self, p: Params, factor: float) -> Params:
+        """Return the parameters of subspots with the same means and variances ``factor`` times as large."""
+
+    @abstractmethod
     def stabilise(self, x: Tensor, n_per_spot: Tensor) -> Tensor:
         """Return the level of a subspot, its equal part of ``x`` ``(n_spots, n_features)``, with noise of even size."""
 
@@ -160,6 +167,21 @@ class CountLikelihood(Likelihood):
         """Return the expected count."""
         return p["mu"]
 
+    def widened(self, p: Params, factor: float) -> Params:
+        """Return ``phi`` such that ``1 + phi`` is ``factor`` times as large, but never less than `LEAST_PHI`."""
+        phi = p.get("phi", torch.zeros(self.n_features))
+        return {"mu": p["mu"], "phi": (factor * (1 + phi) - 1).clamp(min=LEAST_PHI)}
+
+    def prior(self, p: Params) -> Posterior:
+        """Return NB marginals; Poisson ones without ``phi``."""
+        return NegativeBinomialPosterior(p["mu"], p.get("phi", 0.0))
+
+    def given_total(self, x: Tensor, p: Params, parent: Parent) -> Posterior:
+        """Return the Dirichlet-multinomial split of the observed counts; multinomial without ``phi``."""
+        overdispersed = "phi" in p
+        concentration = p["mu"] / p["phi"] if overdispersed else p["mu"]
+        return SharedCountPosterior(parent.gather(x), concentration, parent, overdispersed, self.prior(p))
+
 
 class Poisson(CountLikelihood, name="poisson"):
     """Poisson counts; sums are Poisson, and a given total divides by a multinomial."""
@@ -175,14 +197,6 @@ class Poisson(CountLikelihood, name="poisson"):
     def log_prob(self, x: Tensor, p: Params) -> Tensor:
         """Return ``x log mu - mu - log x!``."""
         return torch.xlogy(x, p["mu"]) - p["mu"] - torch.lgamma(x + 1)
-
-    def prior(self, p: Params) -> Posterior:
-        """Return Poisson marginals."""
-        return NegativeBinomialPosterior(p["mu"], 0.0)
-
-    def given_total(self, x: Tensor, p: Params, parent: Parent) -> Posterior:
-        """Return the multinomial split of the observed counts."""
-        return SharedCountPosterior(parent.gather(x), p["mu"], parent, False, self.prior(p))
 
 
 class NegativeBinomial(CountLikelihood, name="nb"):
@@ -218,14 +232,6 @@ class NegativeBinomial(CountLikelihood, name="nb"):
         total_count = (p["mu"] / phi).clamp(min=1e-10)
         log_choose = _log_rising(total_count, x) - torch.lgamma(x + 1)
         return log_choose + x * (phi.log() - phi.log1p()) - total_count * phi.log1p()
-
-    def prior(self, p: Params) -> Posterior:
-        """Return NB marginals."""
-        return NegativeBinomialPosterior(p["mu"], p["phi"])
-
-    def given_total(self, x: Tensor, p: Params, parent: Parent) -> Posterior:
-        """Return the Dirichlet-multinomial split of the observed counts."""
-        return SharedCountPosterior(parent.gather(x), p["mu"] / p["phi"], parent, True, self.prior(p))
 
 
 class Gaussian(Likelihood, name="gaussian"):
@@ -285,6 +291,10 @@ class Gaussian(Likelihood, name="gaussian"):
     def mean(self, p: Params) -> Tensor:
         """Return the expected value."""
         return p["mu"]
+
+    def widened(self, p: Params, factor: float) -> Params:
+        """Return ``s`` times the root of ``factor``."""
+        return {"mu": p["mu"], "s": p["s"] * factor**0.5}
 
     def prior(self, p: Params) -> Posterior:
         """Return normal marginals."""

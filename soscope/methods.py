@@ -13,7 +13,7 @@ from omegaconf import open_dict
 from soscope.benchmark.baselines import BASELINES
 from soscope.benchmark.cases import Case
 from soscope.benchmark.summary import OURS
-from soscope.config import check
+from soscope.config_checks import check
 from soscope.cost import Cost, measured
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder
@@ -77,16 +77,20 @@ class TrainedMethod(Method):
 
     def split(self, bench: Bench, seed: int, folder: Path) -> tuple[dict[str, Split], Cost]:
         """Train what is not yet trained, and divide; the cost is that of both stages and of dividing."""
-        cfg = model_config(bench.run.cfg, self.name, seed)
-        kept = RunFolder(folder, prepared_in=bench.run.folder.prepared_in)
-        kept.claim(cfg)
-        run = Run(cfg, kept, make_loggers(cfg, folder), bench.run.inputs)
+        run = self.run(bench, seed, folder)
+        run.folder.claim(run.cfg)
         do_stages(run, TRAINING.stages, list(TRAINED))
         with measured() as cost:
             divided = next(divide(run, with_cdf=True))
-        marks = kept.marks()
+        marks = run.folder.marks()
         before = [Cost(marks[stage]["seconds"], marks[stage]["peak_mb"]) for stage in TRAINED]
         return divided.splits, Cost.total([*before, cost])
+
+    def run(self, bench: Bench, seed: int, folder: Path) -> Run:
+        """Return the run that trains it, on the benchmark's prepared section."""
+        cfg = model_config(bench.run.cfg, self.name, seed)
+        kept = RunFolder(folder, prepared_in=bench.run.folder.prepared_in)
+        return Run(cfg, kept, make_loggers(cfg, folder), bench.run.inputs)
 
 
 def model_config(cfg: Any, name: str, seed: int) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 
 from soscope import stages
 from soscope.benchmark.comparison import as_table
-from soscope.config import check, paths_of, resolved
+from soscope.config import paths_of, resolved
+from soscope.config_checks import check
 from soscope.cost import measured
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder
@@ -34,7 +37,7 @@ class Stage:
     do
         What is done.
     settings
-        Groups of the config that may change afterwards; the stage is then done again.
+        Parts of the config, by full key, that may change afterwards; the stage is then done again.
     on_every_rank
         Whether all processes that train together do it.
     leaves
@@ -125,7 +128,7 @@ def do_stages(run: Run, known: Mapping[str, Stage], wanted: list[str], force: tu
 def _stage(run: Run, known: Mapping[str, Stage], name: str, force: bool) -> None:
     """Do one stage unless it is done, and note it."""
     stage, plain = known[name], resolved(run.cfg)
-    settings = {group: plain[group] for group in stage.settings}
+    settings = {key: reduce(getitem, key.split("."), plain) for key in stage.settings}
     if run.folder.is_done(name, settings) and not force:
         console.print(f"[dim]{name}: done before[/dim]")
         return

@@ -68,6 +68,11 @@ class StageModule(pl.LightningModule, ABC):
         One per modality.
     settings
         Numbers of this stage.
+
+    Notes
+    -----
+    ``widening``, an attribute, says per modality how many times as large subspots' variances are in a result, where the
+    intervals were found too narrow or too wide; it plays no part in training.
     """
 
     def __init__(
@@ -75,6 +80,7 @@ class StageModule(pl.LightningModule, ABC):
     ) -> None:
         super().__init__()
         self.stage, self.settings = stage, settings
+        self.widening: dict[str, float] = {}
         self.encoder = encoder
         self.likelihoods = nn.ModuleDict(likelihoods)
 

@@ -126,9 +126,12 @@ def divide(run: Run, with_cdf: bool = False) -> Iterator[Divided]:
 
 
 def load_model(run: Run) -> StageModule:
-    """Return the trained model of a run."""
+    """Return the trained model of a run, its intervals as wide as `validate` found they have to be."""
     model = build_finetune(run.cfg, run.data())
     load_module(model, describe(run.cfg, run.data(), "model"), run.folder.model_file)
+    if run.folder.intervals_file.is_file():
+        found = pd.read_csv(run.folder.intervals_file, dtype={"modality": str})
+        model.widening = dict(zip(found["modality"], found["widening"], strict=True))
     return model
 
 

@@ -6,6 +6,7 @@ import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +14,18 @@ import pandas as pd
 from anndata import AnnData, read_h5ad
 
 from soscope import contract
+from soscope.benchmark.intervals import coverage_with, find_widening
 from soscope.benchmark.summary import OURS, over_seeds
-from soscope.benchmark.verdicts import KRIGING, advise, in_one_line, judge, read_table
-from soscope.benchmarking import BENCHMARK, check_benchmark, collect
+from soscope.benchmark.verdicts import KRIGING, advise, in_one_line, judge, read_table, said_of_intervals
+from soscope.benchmarking import BENCHMARK, benches, check_benchmark, collect
 from soscope.config import BENCHMARK_STAGES, BenchmarkConfig, LoggerConfig
 from soscope.errors import ConfigError, DataError
 from soscope.folder import write_text
 from soscope.lattice import Lattice, make_lattice
+from soscope.methods import Bench, TrainedMethod
 from soscope.report.benchmark_page import Scored
 from soscope.run import TRAINING, Plan, Stage, do_stages
-from soscope.stages import Run, console
+from soscope.stages import Run, console, load_model
 
 log = logging.getLogger("soscope")
 WAY_OUT = "Leave validate=true out to train without a verdict."
@@ -34,7 +37,7 @@ def training_plan(cfg: Any) -> Plan:
 
 
 def validate(run: Run) -> None:
-    """Score the model on merged spots; write ``validation.csv`` and ``advice.csv``."""
+    """Score the model on merged spots; write ``validation.csv``, ``advice.csv`` and ``intervals.csv``."""
     lattice = make_lattice(run.cfg.platform.lattice)
     _check_sections(run)
     console.print(f"  [bold]{lattice.merge_rule}: spots merged into larger ones, to be split again[/bold]")
@@ -48,7 +51,29 @@ def validate(run: Run) -> None:
     table = pd.concat([_verdicts(own, s) for s in scored])
     write_text(run.folder.validation_file, table.to_csv(index=False))
     write_text(run.folder.advice_file, _advice(run, lattice, scored).to_csv(index=False))
+    _settle_intervals(run, own)
     say_verdicts(run)
+
+
+def _settle_intervals(run: Run, own: Run) -> None:
+    """Write how wide the run's intervals have to be for 90 % of them to hold on merged spots, where truths are counts."""
+    (modality,) = own.modalities
+    trained = [(TrainedMethod(OURS).run(b, own.cfg.seed, _trained_in(own, b)), b.cases[modality]) for b in benches(own)]
+    if own.cfg.enhance.posterior != "conditional" or not all(case.counted for _, case in trained):
+        run.folder.intervals_file.unlink(missing_ok=True)
+        return
+    models = [(load_model(r), r.data().result_tiles[0], case) for r, case in trained]
+
+    def coverage(factor: float) -> float:
+        return float(np.mean([coverage_with(*each, factor) for each in models]))
+
+    before, widening = coverage(1.0), find_widening(coverage)
+    row = {"modality": modality, "coverage90": before, "widening": widening, "coverage90_widened": coverage(widening)}
+    write_text(run.folder.intervals_file, pd.DataFrame([row]).to_csv(index=False))
+
+
+def _trained_in(own: Run, bench: Bench) -> Path:
+    return own.folder.method(bench.run.sections[0], OURS, own.cfg.seed)
 
 
 def validation_config(cfg: Any, features: Any, rule: str, methods: Sequence[str] | None) -> Any:
@@ -82,6 +107,9 @@ def say_verdicts(run: Run) -> None:
     rule = make_lattice(run.cfg.platform.lattice).merge_rule
     means = over_seeds(pd.read_csv(run.folder.validation(rule).table_of_scores(BenchmarkConfig.name)))
     console.print(f"  Validated by {rule}, {in_one_line(read_table(run.folder.validation_file), means)}")
+    line = said_of_intervals(run.folder.intervals_file)
+    if line:
+        console.print(f"  {line}")
 
 
 def _merged_run(run: Run, rule: str, methods: Sequence[str] | None) -> Run:
@@ -178,7 +206,7 @@ VALIDATED = replace(
     TRAINING,
     stages={
         "prepare": TRAINING.stages["prepare"],
-        "validate": Stage(validate, settings=("enhance",), leaves=("pretrain", "finetune")),
+        "validate": Stage(validate, settings=("enhance.posterior",), leaves=("pretrain", "finetune")),
         **{name: stage for name, stage in TRAINING.stages.items() if name != "prepare"},
     },
     check=_check,

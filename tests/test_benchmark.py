@@ -270,9 +270,10 @@ def test_scores_are_those_of_the_profiles_kept(benchmarked: Path) -> None:
 
 def test_page_is_self_contained(benchmarked: Path) -> None:
     page = (benchmarked / "benchmark.html").read_text()
-    assert page.count("data:image/png;base64,") == len(list((benchmarked / "pictures").glob("*.png"))) == 6
+    assert page.count("data:image/png;base64,") == len(list((benchmarked / "pictures").glob("*.png"))) == 7
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "soscope - best other" in page
+    assert "calibration of the intervals" in page
     assert "benchmark.merge=hex7" in page
 
 

@@ -8,7 +8,15 @@ import torch
 from scipy import stats
 
 from soscope.benchmark.ceilings import ceilings, spearman_brown
-from soscope.benchmark.metrics import coverage90, coverage_of, pearson, score, within_spot_pearson
+from soscope.benchmark.metrics import (
+    LEVELS,
+    coverage_name,
+    coverages,
+    coverages_of,
+    pearson,
+    score,
+    within_spot_pearson,
+)
 from soscope.errors import DataError
 from soscope.likelihoods import make_likelihood
 from soscope.nn.parent import Parent
@@ -50,10 +58,10 @@ def test_coverage_of_draws_from_the_stated_counts_is_nine_in_ten(rng: np.random.
     posterior = NegativeBinomialPosterior(torch.full((4000, 2), 1.3), phi)
     truth = posterior.sample(rng).numpy()
     below, at = posterior.below_and_at(truth)
-    np.testing.assert_allclose(coverage90(below, at, np.ones((1000, 2)), parent, rng), 0.9, atol=0.02)
+    np.testing.assert_allclose(coverages(below, at, np.ones((1000, 2)), parent, rng)["coverage90"], 0.9, atol=0.02)
     draws = [posterior.sample(rng).numpy() for _ in range(200)]
-    from_draws = coverage_of(Split(mean=truth, draws=draws), truth, np.ones((1000, 2)), parent, rng)
-    np.testing.assert_allclose(from_draws, 0.9, atol=0.02)
+    from_draws = coverages_of(Split(mean=truth, draws=draws), truth, np.ones((1000, 2)), parent, rng)
+    np.testing.assert_allclose(from_draws["coverage90"], 0.9, atol=0.02)
 
 
 @pytest.mark.parametrize("name", ["nb", "poisson", "gaussian"])
@@ -66,24 +74,24 @@ def test_coverage_of_the_true_split_is_nine_in_ten(rng: np.random.Generator, nam
     x = parent.sum(truth) if likelihood.adds_up else parent.mean(truth)
     given = likelihood.given_total(x, p, parent)
     split = Split(mean=given.mean().numpy(), cdf=given.below_and_at)
-    share = coverage_of(
+    found = coverages_of(
         split, truth.numpy(), np.ones((1000, 2)) if name == "gaussian" else x.numpy(), index.numpy(), rng
     )
-    np.testing.assert_allclose(share, 0.9, atol=0.02)
+    for level in LEVELS:
+        np.testing.assert_allclose(found[coverage_name(level)], level / 100, atol=0.03)
 
 
 def test_coverage_counts_entries_of_spots_with_counts_alone(rng: np.random.Generator) -> None:
     parent = np.array([0, 0, 1, 1, -1])
     at = np.array([[0.5, 0.5], [0.99, 0.5], [0.99, 0.5], [0.99, 0.5], [0.99, 0.5]])
-    share = coverage90(at, at, np.array([[3.0, 0], [0, 0]]), parent, rng)
+    share = coverages(at, at, np.array([[3.0, 0], [0, 0]]), parent, rng)["coverage90"]
     assert share[0] == 0.5
     assert np.isnan(share[1])
 
 
 def test_a_split_without_distribution_has_no_coverage(rng: np.random.Generator) -> None:
-    assert np.isnan(
-        coverage_of(Split(mean=np.ones((4, 2))), np.ones((4, 2)), np.ones((1, 2)), np.zeros(4, int), rng)
-    ).all()
+    found = coverages_of(Split(mean=np.ones((4, 2))), np.ones((4, 2)), np.ones((1, 2)), np.zeros(4, int), rng)
+    assert np.isnan(list(found.values())).all()
 
 
 def test_stacked_splits_keep_their_distributions() -> None:

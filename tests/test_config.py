@@ -9,7 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from soscope.cli import conf_dir
-from soscope.config import check, fingerprint, resolved, run_name
+from soscope.config import fingerprint, resolved, run_name
+from soscope.config_checks import check
 from soscope.errors import ConfigError
 from soscope.lattice import make_lattice
 from soscope.likelihoods import make_likelihood

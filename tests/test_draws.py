@@ -12,7 +12,7 @@ import pytest
 import torch
 import xarray
 
-from soscope.config import check
+from soscope.config_checks import check
 from soscope.draws import Drawing, write_draws
 from soscope.enhance import Block
 from soscope.errors import ConfigError

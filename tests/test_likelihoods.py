@@ -44,6 +44,22 @@ def observe(
     return subspots, spots, p
 
 
+def test_widened_parameters_keep_means_and_multiply_variances(likelihood: Likelihood) -> None:
+    p = likelihood.parameters_of(raw_for(likelihood, 8))
+    narrow, wide = (likelihood.prior(q) for q in (p, likelihood.widened(p, 2.5)))
+    torch.testing.assert_close(wide.mean(), narrow.mean())
+    torch.testing.assert_close(wide.sd() ** 2, 2.5 * narrow.sd() ** 2)
+
+
+def test_a_widened_split_keeps_its_mean_and_spreads_more(likelihood: Likelihood, rng: np.random.Generator) -> None:
+    parent = Parent(UNEVEN, 3)
+    _, spots, p = observe(likelihood, parent, rng)
+    narrow, wide = (likelihood.given_total(spots, q, parent) for q in (p, likelihood.widened(p, 2.5)))
+    torch.testing.assert_close(wide.mean(), narrow.mean())
+    assert (wide.sd() >= narrow.sd()).all()
+    assert (wide.sd() > narrow.sd()).any()
+
+
 def test_gradients_are_finite_at_extreme_outputs(likelihood: Likelihood) -> None:
     parent = Parent(UNEVEN, 3)
     for size in (0.0, 1.0, 50.0):

@@ -21,7 +21,8 @@ from torch.nn.functional import binary_cross_entropy, mse_loss, softplus
 
 from soscope.build import build_finetune, build_pretrain
 from soscope.conf_files import conf_dir, with_objective
-from soscope.config import check, resolved
+from soscope.config import resolved
+from soscope.config_checks import check
 from soscope.data.section import Profiles, Section
 from soscope.data.tiles import Tile, make_tile
 from soscope.enhance import split_tile

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import spatialdata
 from conftest import TINY
 from omegaconf import open_dict
 
+from soscope.benchmark.intervals import find_widening
 from soscope.benchmark.merge import check_rule
 from soscope.benchmark.metrics import within_spot_pearson
 from soscope.benchmark.verdicts import NO_BETTER, NOT_ENOUGH, TRUSTWORTHY, VERDICTS, advise, judge, read_table, verdict
@@ -161,6 +163,29 @@ def test_enhanced_features_carry_their_verdict(validated: Path) -> None:
     assert "soscope_verdict" not in sdata["rna"].var
 
 
+def test_intervals_of_the_result_are_those_that_hold_on_merged_spots(
+    validated: Path, soscope: Callable, tmp_path: Path
+) -> None:
+    row = pd.read_csv(validated / "intervals.csv").iloc[0]
+    assert row["coverage90_widened"] == pytest.approx(0.9, abs=0.01)
+    assert (row["widening"] > 1) == (row["coverage90"] < 0.9)
+    assert "90 % intervals held" in (validated / "report.html").read_text()
+    plain = tmp_path / "plain"
+    shutil.copytree(validated, plain)
+    (plain / "intervals.csv").unlink()
+    assert soscope("enhance", f"run={plain}") == 0
+    sd, other = (anndata.read_h5ad(folder / "demo_rna.h5ad").layers["sd"].mean() for folder in (validated, plain))
+    assert (sd > other) == (row["widening"] > 1)
+
+
+def test_widening_is_where_a_growing_coverage_is_nine_in_ten() -> None:
+    from scipy import stats
+
+    found = find_widening(lambda factor: float(2 * stats.norm.cdf(1.2 * factor**0.5) - 1))
+    assert found == pytest.approx((stats.norm.ppf(0.95) / 1.2) ** 2, rel=0.01)
+    assert find_widening(lambda factor: 0.5) == pytest.approx(16, rel=0.01)
+
+
 def test_report_says_how_far_to_trust(validated: Path, trained: Path) -> None:
     page = (validated / "report.html").read_text()
     assert "How far to trust this" in page
@@ -202,6 +227,16 @@ def test_a_stopped_validation_goes_on_and_leaves_what_is_trained(
     assert "finetune: done before" in out
     assert "enhance took" in out, "its tables carry the verdict"
     assert [f.stat().st_mtime_ns for f in weights] == before
+
+
+def test_draws_asked_for_later_leave_the_verdict_standing(
+    validated: Path, soscope: Callable, cache: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert soscope("train", *command(validated, cache), "enhance.draws=2") == 0
+    out = capsys.readouterr().out
+    assert "validate: done before" in out
+    assert "enhance took" in out
+    assert (validated / "demo_rna_draws.zarr").is_dir()
 
 
 def test_a_section_too_small_to_merge_is_refused_before_any_training(

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from soscope.benchmark.ceilings import ceilings
-from soscope.benchmark.metrics import coverage_of, score
+from soscope.benchmark.metrics import coverages_of, score
 from soscope.data.section import Section
 from soscope.likelihoods import Likelihood
 from soscope.nn.parent import Parent
@@ -68,7 +68,7 @@ class Case:
         table = self._frame(score(split.mean, self.truth, self.section.parent))
         average = not self.likelihood.adds_up
         table["conservation_error"] = conservation_errors(split, self.observed, self._parent, average)
-        table["coverage90"] = self._coverage(split)
+        table = table.assign(**self._coverages(split))
         if not self.likelihood.sparse_result:
             table["within_spot_r_composition"] = np.nan
         if not self.truth_adds_up:
@@ -77,24 +77,24 @@ class Case:
 
     def ceilings(self) -> dict[str, pd.DataFrame]:
         """Return the noise ceilings of a truth of counts by name, one row per feature; none for other truths."""
-        if not self._counted or (self.truth % 1 != 0).any() or (self.truth < 0).any():
+        if not self.counted or (self.truth % 1 != 0).any() or (self.truth < 0).any():
             return {}
         found = ceilings(self.truth, self.section.parent, self.seed)
         return {f"ceiling_{name.replace(' ', '_')}": self._frame(values) for name, values in found.items()}
 
     @property
-    def _counted(self) -> bool:
+    def counted(self) -> bool:
+        """Whether values and truth are counts in the same units, so that a coverage means something."""
         return self.likelihood.sparse_result and self.truth_adds_up
 
     @cached_property
     def _parent(self) -> Parent:
         return Parent(torch.as_tensor(self.section.parent), self.section.n_spots)
 
-    def _coverage(self, split: Split) -> np.ndarray | float:
-        if not self._counted:
-            return np.nan
+    def _coverages(self, split: Split) -> dict[str, np.ndarray]:
+        stated = split if self.counted else Split(mean=split.mean)
         rng = np.random.default_rng(self.seed)
-        return coverage_of(split, self.truth, self.observed, self.section.parent, rng)
+        return coverages_of(stated, self.truth, self.observed, self.section.parent, rng)
 
     def _frame(self, columns: dict[str, np.ndarray]) -> pd.DataFrame:
         return pd.DataFrame({"modality": self.modality, "feature": self.features, **columns})

@@ -10,6 +10,9 @@ from torchmetrics.functional import pearson_corrcoef
 from soscope.matrices import Matrix, to_dense
 from soscope.split import Split
 
+LEVELS = (25, 50, 75, 90, 95)
+"""Per cent of the stated distribution around its middle, whose coverage is scored."""
+
 
 def pearson(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return Pearson's r of each feature across subspots, ``(n_features,)``; 0 where either side is constant."""
@@ -44,10 +47,10 @@ def randomised_pit(below: np.ndarray, at: np.ndarray, rng: np.random.Generator) 
     return below + rng.random(at.shape) * (at - below)
 
 
-def coverage90(
+def coverages(
     below: np.ndarray, at: np.ndarray, observed_total: np.ndarray, parent: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Return the share of true values inside the central 90 % of their stated distribution.
+) -> dict[str, np.ndarray]:
+    """Return the shares of true values inside the central part of their stated distribution, for all of `LEVELS`.
 
     Parameters
     ----------
@@ -62,7 +65,7 @@ def coverage90(
 
     Returns
     -------
-    Share per feature, ``(n_features,)``; NaN for a feature without any entry that counts.
+    ``coverage90`` and so on: share per feature, ``(n_features,)``; NaN for a feature without any entry that counts.
 
     Notes
     -----
@@ -70,26 +73,31 @@ def coverage90(
     """
     inside = parent >= 0
     counted = observed_total[parent[inside]] > 0
-    pit = randomised_pit(below[inside], at[inside], rng)
-    hits = ((pit >= 0.05) & (pit <= 0.95) & counted).sum(0)
+    off_centre = 2 * np.abs(randomised_pit(below[inside], at[inside], rng) - 0.5)
     entries = counted.sum(0)
-    return np.where(entries > 0, hits / np.maximum(entries, 1), np.nan)
+    hits = {level: ((off_centre <= level / 100) & counted).sum(0) for level in LEVELS}
+    return {coverage_name(k): np.where(entries > 0, h / np.maximum(entries, 1), np.nan) for k, h in hits.items()}
 
 
-def coverage_of(
+def coverage_name(level: int) -> str:
+    """Return the column of a level's coverage."""
+    return f"coverage{level}"
+
+
+def coverages_of(
     split: Split, truth: Matrix, observed_total: np.ndarray, parent: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Return `coverage90` of a split from its distribution, or its draws; NaN when it states neither."""
+) -> dict[str, np.ndarray]:
+    """Return `coverages` of a split from its distribution, or its draws; NaN when it states neither."""
     values = to_dense(truth, np.float64)
     if split.cdf is not None:
-        return coverage90(*split.cdf(values), observed_total, parent, rng)
+        return coverages(*split.cdf(values), observed_total, parent, rng)
     if split.draws:
-        return coverage90(*cdf_of_draws(split.draws, values), observed_total, parent, rng)
-    return np.full(values.shape[1], np.nan)
+        return coverages(*cdf_of_draws(split.draws, values), observed_total, parent, rng)
+    return {coverage_name(level): np.full(values.shape[1], np.nan) for level in LEVELS}
 
 
 def cdf_of_draws(draws: list[Matrix], truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the shares of draws below, and at most, the truth: `coverage90` of a method that states draws only."""
+    """Return the shares of draws below, and at most, the truth: `coverages` of a method that states draws only."""
     dense = [to_dense(d, np.float64) for d in draws]
     below, at = (np.mean([compare(d, truth) for d in dense], axis=0) for compare in (np.less, np.less_equal))
     return below, at

@@ -134,6 +134,17 @@ def count_verdicts(table: pd.DataFrame) -> Mapping[str, int]:
     return {name: int((table["verdict"] == name).sum()) for name in VERDICTS}
 
 
+def said_of_intervals(file: Path) -> str | None:
+    """Say what ``intervals.csv`` found; ``None`` where there is none."""
+    if not file.is_file():
+        return None
+    row = pd.read_csv(file).iloc[0]
+    return (
+        f"90 % intervals held {100 * row['coverage90']:.1f} % of the counts of merged spots; with subspots' variances "
+        f"x {row['widening']:.2f}, as in this result, {100 * row['coverage90_widened']:.1f} %"
+    )
+
+
 def in_one_line(table: pd.DataFrame, means: pd.DataFrame) -> str:
     """Say how many features are trustworthy, and how soscope stands against the best other method.
 

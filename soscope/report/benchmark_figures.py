@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from soscope.benchmark.metrics import LEVELS, coverage_name
 from soscope.benchmark.summary import CEILING, METRICS, OURS, best_other
 from soscope.report.figures import Canvas, shared_norm
 
@@ -82,6 +83,31 @@ def _ceilings(axes: Axes, means: pd.DataFrame, column: str) -> None:
             axes.axvline(value, color="black", lw=0.9, ls=style, label=f"ceiling, {label}")
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=7, frameon=False, loc="lower center", bbox_to_anchor=(0.5, 0.98), ncols=2)
+
+
+def calibration(per_feature: pd.DataFrame) -> Figure | None:
+    """Draw how much of the truth lies inside intervals against what they state; ``None`` where no method states any.
+
+    A line per method, the mean over features and seeds; for ours the band that holds nine in ten features.
+    """
+    columns = [coverage_name(level) for level in LEVELS]
+    stated = per_feature.dropna(subset=columns)
+    if stated.empty:
+        return None
+    figure = Figure(figsize=(4.2, 3.9), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([0, 100], [0, 100], color="grey", lw=0.8)
+    for name, rows in stated.groupby("method", sort=False):
+        found = 100 * rows.groupby("feature")[columns].mean()
+        colour = OURS_COLOUR if name == OURS else OTHER_COLOUR
+        axes.plot(LEVELS, found.mean(), "o-", ms=4, color=colour, label=name)
+        if name == OURS:
+            axes.fill_between(LEVELS, found.quantile(0.05), found.quantile(0.95), color=colour, alpha=0.15, lw=0)
+    axes.set_xlabel("stated, % of the distribution", fontsize=8)
+    axes.set_ylabel("found, % of true counts inside", fontsize=8)
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=7, frameon=False)
+    return figure
 
 
 def scatters(per_feature: pd.DataFrame, means: pd.DataFrame) -> Figure:

@@ -85,6 +85,9 @@ def _drawn(
             "every feature, soscope against the best other method",
             benchmark_figures.scatters(scored.per_feature, means),
         )
+    calibration = benchmark_figures.calibration(scored.per_feature)
+    if calibration is not None:
+        yield "calibration of the intervals", calibration
     canvas, same_units = Canvas.of(sdata), bool(scored.per_feature["nmse"].notna().any())
     truth = read_h5ad(folder.truth(scored.name))
     methods = {name: read_h5ad(file) for name, file in scored.means.items()}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from soscope.benchmark.verdicts import VERDICTS, count_verdicts, read_table
+from soscope.benchmark.verdicts import VERDICTS, count_verdicts, read_table, said_of_intervals
 from soscope.folder import RunFolder
 
 COLUMNS = {
@@ -29,6 +29,7 @@ def trust_of(folder: RunFolder) -> dict[str, Any] | None:
     table, advice = read_table(folder.validation_file), read_table(folder.advice_file)
     return {
         "counts": count_verdicts(table),
+        "intervals": said_of_intervals(folder.intervals_file),
         "lists": _lists(table),
         "titles": list(COLUMNS.values()),
         "rows": [[_text(value) for value in row] for row in advice[list(COLUMNS)].itertuples(index=False)],

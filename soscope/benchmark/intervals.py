@@ -1,0 +1,56 @@
+"""How wide intervals have to be to hold, found where the truth is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from soscope.benchmark.cases import Case
+from soscope.benchmark.metrics import coverages
+from soscope.data.tiles import Tile
+from soscope.enhance import latent_mean
+from soscope.likelihoods import Likelihood
+from soscope.stage_module import StageModule
+
+TARGET = 0.9
+LIMITS = 0.25, 16.0
+"""Least and largest widening that is looked for."""
+MAX_FEATURES = 64
+STEPS = 12
+
+
+@torch.no_grad()
+def coverage_with(model: StageModule, tile: Tile, case: Case, factor: float) -> float:
+    """Return the mean coverage of 90 % intervals when subspots' variances are ``factor`` times as large.
+
+    Parameters
+    ----------
+    model, tile
+        Trained, and the whole section.
+    case
+        The same section with its true counts; at most `MAX_FEATURES` of its features are looked at, evenly spaced.
+    factor
+        See `Likelihood.widened`.
+    """
+    likelihood: Likelihood = model.likelihoods[case.modality]  # type: ignore[assignment]
+    n = likelihood.n_features
+    chosen = np.unique(np.linspace(0, n - 1, min(n, MAX_FEATURES)).round().astype(int))
+    p = likelihood.widened(model.decode(tile, latent_mean(model, tile))[case.modality], factor)
+    p = {k: v[..., chosen] for k, v in p.items()}
+    given = likelihood.given_total(tile.profiles[case.modality][:, chosen], p, tile.parent)
+    sides = given.below_and_at(case.truth[:, chosen])
+    rng = np.random.default_rng(case.seed)
+    found = coverages(*sides, case.observed[:, chosen], case.section.parent, rng)
+    return float(np.nanmean(found["coverage90"]))
+
+
+def find_widening(coverage: Callable[[float], float]) -> float:
+    """Return the factor at which a growing ``coverage`` reaches 90 %, by bisection; one of `LIMITS` where it does not."""
+    low, high = (math.log(limit) for limit in LIMITS)
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if coverage(math.exp(middle)) < TARGET else (low, middle)
+    return math.exp((low + high) / 2)
