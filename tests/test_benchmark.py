@@ -19,6 +19,7 @@ from conftest import TINY
 from soscope import contract
 from soscope.benchmark.cases import Case
 from soscope.benchmark.merge import merge
+from soscope.benchmark.metrics import LEVELS, coverage_name
 from soscope.benchmark.summary import METRICS, as_tables, margins, marked, over_seeds, summarise
 from soscope.config import run_name
 from soscope.cost import Cost, measured
@@ -158,7 +159,7 @@ def test_conservation_of_averages_compares_means(rng: np.random.Generator) -> No
 
 
 def test_metrics_without_a_meaning_stay_empty(rng: np.random.Generator) -> None:
-    empty = {"within_spot_r_composition", "coverage90"}
+    empty = {"within_spot_r_composition", *(coverage_name(level) for level in LEVELS)}
     counts, values = make_case(rng, "nb"), make_case(rng, "gaussian")
     split = Split(mean=counts.truth, cdf=lambda v: (np.zeros(v.shape), np.ones(v.shape)))
     assert counts.score(split).notna().all(axis=None)

@@ -62,6 +62,25 @@ def test_demo_at_the_defaults_is_no_worse_than_equal_division(soscope: Callable,
     assert scores.loc["soscope", "within_spot_r"] > 0.15
 
 
+@pytest.mark.real
+def test_the_script_on_more_data_scores_every_feature_of_every_training(data: Path, tmp_path: Path) -> None:
+    words = [
+        "data=visium",
+        f"data.path={data / 'visium_mouse_muscle_2dpi'}",
+        "platform=visium",
+        "data.features=12",
+        *SHORT,
+    ]
+    command = [sys.executable, str(ROOT / "scripts" / "more_data.py"), "tables", str(tmp_path / "out"), *words]
+    settings = ["benchmark.seeds=[0]", f"image.cache={tmp_path}"]
+    done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "out" / "more_data.csv")
+    assert (table.groupby("trained")["feature"].nunique() == 12).all()
+    assert set(table["trained"]) == {"apart", "together", "one table"}
+    assert table[["pearson", "within_spot_r", "coverage90"]].notna().all(axis=None)
+
+
 def test_two_processes_share_two_sections(tmp_path: Path) -> None:
     """Lightning's DDP on the CPU: each process trains on its own section, one writes the results."""
     paths = ",".join(str(write_folder(tmp_path / name)) for name in ("left", "right"))
