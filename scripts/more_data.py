@@ -5,8 +5,8 @@
 
 What follows OUT is settings of `soscope benchmark`. `sections` trains one model per section, then one on all. `tables` deals the
 features of one table out to two, trains a model on each, one on both, which share z, and one on the single table. The panel
-and the image features are chosen once, for all sections together. Writes OUT/more_data.csv and prints its means; the same command
-goes on where it stopped.
+and the image features are chosen once, for all sections together. Writes OUT/sections.csv or OUT/tables.csv and prints
+its means; the same command goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -105,6 +105,7 @@ def main() -> None:
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
         cfg = compose("benchmark", args.settings)
     prepared = RunFolder(args.out)
+    prepared.claim(cfg)
     truths = prepare(cfg, prepared)
     tables = []
     for name, paths, modalities in trainings(args.what, [str(p) for p in paths_of(cfg)]):
@@ -114,7 +115,7 @@ def main() -> None:
             table = score(own_config(cfg, paths, modalities, seed), prepared, folder, truths)
             tables.append(table.assign(trained=name, seed=seed))
     table = pd.concat(tables)
-    table.to_csv(args.out / "more_data.csv", index=False)
+    table.to_csv(args.out / f"{args.what}.csv", index=False)
     print(table.groupby(["section", "trained"], sort=False)[SCORES].mean().round(4).to_string())
     print(table.groupby("trained", sort=False)[SCORES].mean().round(4).to_string())
 

@@ -17,7 +17,7 @@ from spatialdata.models import TableModel
 from soscope import contract
 from soscope.data.section import Section
 from soscope.data.tiles import Tile
-from soscope.likelihoods import Likelihood, Params
+from soscope.likelihoods import Likelihood
 from soscope.posteriors import Posterior
 from soscope.split import Split
 from soscope.stage_module import StageModule
@@ -90,16 +90,13 @@ def posteriors(
         for start in range(0, likelihood.n_features, FEATURE_BLOCK):
             chosen = slice(start, start + FEATURE_BLOCK)
             p = {k: v[..., chosen] for k, v in decoded[modality].items()}
-            p = widened(model, modality, p)
-            x = tile.profiles[modality][:, chosen]
-            given = likelihood.given_total(x, p, tile.parent) if posterior == "conditional" else likelihood.prior(p)
+            if posterior == "conditional":
+                if modality in model.widening:
+                    p = likelihood.widened(p, model.widening[modality])
+                given = likelihood.given_total(tile.profiles[modality][:, chosen], p, tile.parent)
+            else:
+                given = likelihood.prior(p)
             yield Block(modality, chosen, given)
-
-
-def widened(model: StageModule, modality: str, p: Params) -> Params:
-    """Return parameters with their variances as `StageModule.widening` says."""
-    likelihood: Likelihood = model.likelihoods[modality]  # type: ignore[assignment]
-    return likelihood.widened(p, model.widening[modality]) if modality in model.widening else p
 
 
 def split_of(posterior: Posterior, as_sparse: bool, with_cdf: bool = False) -> Split:

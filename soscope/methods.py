@@ -79,6 +79,7 @@ class TrainedMethod(Method):
         """Train what is not yet trained, and divide; the cost is that of both stages and of dividing."""
         run = self.run(bench, seed, folder)
         run.folder.claim(run.cfg)
+        run.loggers = make_loggers(run.cfg, folder)
         do_stages(run, TRAINING.stages, list(TRAINED))
         with measured() as cost:
             divided = next(divide(run, with_cdf=True))
@@ -90,7 +91,7 @@ class TrainedMethod(Method):
         """Return the run that trains it, on the benchmark's prepared section."""
         cfg = model_config(bench.run.cfg, self.name, seed)
         kept = RunFolder(folder, prepared_in=bench.run.folder.prepared_in)
-        return Run(cfg, kept, make_loggers(cfg, folder), bench.run.inputs)
+        return Run(cfg, kept, [], bench.run.inputs)
 
 
 def model_config(cfg: Any, name: str, seed: int) -> Any:

@@ -71,8 +71,8 @@ class StageModule(pl.LightningModule, ABC):
 
     Notes
     -----
-    ``widening``, an attribute, says per modality how many times as large subspots' variances are in a result, where the
-    intervals were found too narrow or too wide; it plays no part in training.
+    ``widening``, an attribute, says per modality how many times as large subspots' variances are in the conditional posterior,
+    where its intervals were found too narrow or too wide; it plays no part in training.
     """
 
     def __init__(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ import pandas as pd
 from anndata import AnnData, read_h5ad
 
 from soscope import contract
-from soscope.benchmark.intervals import coverage_with, find_widening
+from soscope.benchmark.intervals import coverage_by_factor, find_widening
 from soscope.benchmark.summary import OURS, over_seeds
 from soscope.benchmark.verdicts import KRIGING, advise, in_one_line, judge, read_table, said_of_intervals
 from soscope.benchmarking import BENCHMARK, benches, check_benchmark, collect
@@ -58,22 +57,24 @@ def validate(run: Run) -> None:
 def _settle_intervals(run: Run, own: Run) -> None:
     """Write how wide the run's intervals have to be for 90 % of them to hold on merged spots, where truths are counts."""
     (modality,) = own.modalities
-    trained = [(TrainedMethod(OURS).run(b, own.cfg.seed, _trained_in(own, b)), b.cases[modality]) for b in benches(own)]
-    if own.cfg.enhance.posterior != "conditional" or not all(case.counted for _, case in trained):
+    found = list(benches(own))
+    if own.cfg.enhance.posterior != "conditional" or not all(b.cases[modality].counted for b in found):
         run.folder.intervals_file.unlink(missing_ok=True)
         return
-    models = [(load_model(r), r.data().result_tiles[0], case) for r, case in trained]
+    by_section = [_coverage_by_factor(own, bench, modality) for bench in found]
 
     def coverage(factor: float) -> float:
-        return float(np.mean([coverage_with(*each, factor) for each in models]))
+        return float(np.mean([each(factor) for each in by_section]))
 
     before, widening = coverage(1.0), find_widening(coverage)
     row = {"modality": modality, "coverage90": before, "widening": widening, "coverage90_widened": coverage(widening)}
     write_text(run.folder.intervals_file, pd.DataFrame([row]).to_csv(index=False))
 
 
-def _trained_in(own: Run, bench: Bench) -> Path:
-    return own.folder.method(bench.run.sections[0], OURS, own.cfg.seed)
+def _coverage_by_factor(own: Run, bench: Bench, modality: str) -> Callable[[float], float]:
+    (section,) = bench.run.sections
+    trained = TrainedMethod(OURS).run(bench, own.cfg.seed, own.folder.method(section, OURS, own.cfg.seed))
+    return coverage_by_factor(load_model(trained), trained.data().result_tiles[0], bench.cases[modality])
 
 
 def validation_config(cfg: Any, features: Any, rule: str, methods: Sequence[str] | None) -> Any:

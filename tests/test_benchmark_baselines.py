@@ -10,7 +10,8 @@ from scipy.spatial.distance import cdist, pdist
 from soscope.benchmark.baselines import BASELINES, applicable, places_of
 from soscope.benchmark.observed import Observed
 from soscope.data.section import Profiles, Section
-from soscope.kriging import IMAGE_WIDTH, NOISES, RANGES, AreaKriging, compact_groups, matern32
+from soscope.kernels import IMAGE_WIDTH, RANGES, matern32
+from soscope.kriging import NOISES, AreaKriging, compact_groups
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.nn.parent import Parent
 from soscope.prepare.graphs import Graph

@@ -10,7 +10,8 @@ import torch
 
 from soscope.data.field import Components, krige_components, smooth_over_neighbours, stabilised_levels
 from soscope.data.section import Profiles, Section
-from soscope.kriging import AreaKriging, Places
+from soscope.kernels import Places
+from soscope.kriging import AreaKriging
 from soscope.likelihoods import make_likelihood
 from soscope.prepare.graphs import Graph, neighbour_edges
 

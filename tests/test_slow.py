@@ -75,7 +75,7 @@ def test_the_script_on_more_data_scores_every_feature_of_every_training(data: Pa
     settings = ["benchmark.seeds=[0]", f"image.cache={tmp_path}"]
     done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    table = pd.read_csv(tmp_path / "out" / "more_data.csv")
+    table = pd.read_csv(tmp_path / "out" / "tables.csv")
     assert (table.groupby("trained")["feature"].nunique() == 12).all()
     assert set(table["trained"]) == {"apart", "together", "one table"}
     assert table[["pearson", "within_spot_r", "coverage90"]].notna().all(axis=None)

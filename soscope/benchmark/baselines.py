@@ -12,7 +12,8 @@ from soscope.benchmark.observed import SHARE_FLOOR, Observed
 from soscope.benchmark.registry import BASELINES, Baseline, baseline
 from soscope.benchmark.ridge import ridge_to_totals, total_counts
 from soscope.data.section import Section
-from soscope.kriging import AreaKriging, Places
+from soscope.kernels import Places
+from soscope.kriging import AreaKriging
 from soscope.likelihoods import Likelihood
 from soscope.split import Split
 

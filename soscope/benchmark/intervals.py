@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from soscope.benchmark.cases import Case
-from soscope.benchmark.metrics import coverages
+from soscope.benchmark.metrics import coverage_name, coverages
 from soscope.data.tiles import Tile
 from soscope.enhance import latent_mean
 from soscope.likelihoods import Likelihood
@@ -23,28 +23,29 @@ STEPS = 12
 
 
 @torch.no_grad()
-def coverage_with(model: StageModule, tile: Tile, case: Case, factor: float) -> float:
-    """Return the mean coverage of 90 % intervals when subspots' variances are ``factor`` times as large.
+def coverage_by_factor(model: StageModule, tile: Tile, case: Case) -> Callable[[float], float]:
+    """Return the mean coverage of 90 % intervals as a function of how many times as large subspots' variances are.
 
     Parameters
     ----------
     model, tile
-        Trained, and the whole section.
+        Trained, and the whole section; decoded once.
     case
         The same section with its true counts; at most `MAX_FEATURES` of its features are looked at, evenly spaced.
-    factor
-        See `Likelihood.widened`.
     """
     likelihood: Likelihood = model.likelihoods[case.modality]  # type: ignore[assignment]
     n = likelihood.n_features
     chosen = np.unique(np.linspace(0, n - 1, min(n, MAX_FEATURES)).round().astype(int))
-    p = likelihood.widened(model.decode(tile, latent_mean(model, tile))[case.modality], factor)
-    p = {k: v[..., chosen] for k, v in p.items()}
-    given = likelihood.given_total(tile.profiles[case.modality][:, chosen], p, tile.parent)
-    sides = given.below_and_at(case.truth[:, chosen])
-    rng = np.random.default_rng(case.seed)
-    found = coverages(*sides, case.observed[:, chosen], case.section.parent, rng)
-    return float(np.nanmean(found["coverage90"]))
+    p = {k: v[..., chosen] for k, v in model.decode(tile, latent_mean(model, tile))[case.modality].items()}
+    x, truth, observed = tile.profiles[case.modality][:, chosen], case.truth[:, chosen], case.observed[:, chosen]
+
+    def coverage(factor: float) -> float:
+        given = likelihood.given_total(x, likelihood.widened(p, factor), tile.parent)
+        rng = np.random.default_rng(case.seed)
+        found = coverages(*given.below_and_at(truth), observed, case.section.parent, rng)
+        return float(np.nanmean(found[coverage_name(90)]))
+
+    return coverage
 
 
 def find_widening(coverage: Callable[[float], float]) -> float:

@@ -10,7 +10,8 @@ import torch
 from scipy import sparse
 
 from soscope.data.section import Section
-from soscope.kriging import AreaKriging, Places
+from soscope.kernels import Places
+from soscope.kriging import AreaKriging
 from soscope.likelihoods import Likelihood
 
 
