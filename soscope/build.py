@@ -62,7 +62,9 @@ def _exact_finetune(cfg: Any, data: SectionsDataModule) -> SpatialVAE:
     encoder = _encoder(cfg, data.sections)
     likelihoods = _likelihoods(cfg, data.sections, per_subspot=True)
     decoder = SubspotDecoder(cfg.model.n_latent, data.n_image, cfg.model.n_hidden, _sizes(likelihoods))
-    field = _field_decoder(data.add_field(likelihoods, cfg.model.n_components, cfg.image.smoothing), likelihoods)
+    field = _field_decoder(
+        data.add_field(likelihoods, cfg.model.n_components, cfg.image.smoothing, cfg.image.weigh_encoders), likelihoods
+    )
     return SpatialVAE(encoder, decoder, field, likelihoods, _settings(cfg, cfg.finetune, cfg.image.weight))
 
 

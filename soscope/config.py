@@ -48,7 +48,7 @@ class ModelConfig:
     n_heads: int = 1
     z_width: float = 1.0
     n_components: int = 20
-    network_share: float = 0.4
+    network_share: float = 0.3
 
 
 @dataclass
@@ -95,6 +95,7 @@ class ImageConfig:
     batch_size: int = 64
     n_components: int = 32
     smoothing: float = 0.5
+    weigh_encoders: bool = True
     cache: str | None = None
     weight: float = 1.0
 

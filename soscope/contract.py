@@ -25,12 +25,12 @@ from spatialdata.transformations import Identity, Scale, set_transformation
 
 from soscope.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ATTRS = "soscope"
 IMAGE, SPOTS, SUBSPOTS, IMAGE_FEATURES = "image", "spots", "subspots", "image_features"
 REGION, INSTANCE = "region", "instance"
 GRAPH = "spatial_connectivities"
-LIBRARY_SIZE, PARENT, PARENT_NAME = "library_size", "parent", "parent_name"
+LIBRARY_SIZE, PARENT, PARENT_NAME, ENCODER = "library_size", "parent", "parent_name", "encoder"
 
 
 def enhanced_name(modality: str) -> str:

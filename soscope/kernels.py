@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +16,12 @@ RANGES = (2.0, 3.0, 4.0)
 """Ranges of the covariance over distance that are tried, in pitches."""
 IMAGE_SHARES = (0.05, 0.15, 0.35, 0.6, 0.85)
 """Parts of the variance that image features may explain."""
-LOCAL = (0.0, 0.5, 1.0)
+LOCAL = (0.0, 0.7)
 """Parts of what the image explains that may hold only near by, where the field is asked to look for that."""
 LOCAL_RANGE, LOCAL_WIDTH = 4.0, 1.5
 """Range in pitches and image width of that part."""
 IMAGE_WIDTH = 10.0
-"""Squared width of the image kernel over the median squared distance of two subspots: wide, so nearly linear."""
+"""Squared width of image kernels over the median squared distance of two subspots: wide, so nearly linear."""
 BLOCK = 64
 """Subspots whose covariances with all others are held at a time."""
 
@@ -45,12 +46,15 @@ class Places:
         Observation each subspot belongs to, ``(n_subspots,)``; -1 for those no observation tells of.
     spot_xy
         Centres of the observed spots in pitches, ``(n_observed, 2)``.
+    blocks
+        Columns of ``image`` that belong together, where some may say more than others; none when there is no image.
     """
 
     xy: np.ndarray
     image: np.ndarray
     spot: np.ndarray
     spot_xy: np.ndarray
+    blocks: Sequence[np.ndarray]
 
     def only(self, chosen: np.ndarray) -> Places:
         """Return the observations ``chosen`` and their subspots."""
@@ -58,7 +62,13 @@ class Places:
         number[chosen] = np.arange(len(chosen))
         spot = number[self.spot]
         inside = spot >= 0
-        return Places(self.xy[inside], self.image[inside], spot[inside], self.spot_xy[chosen])
+        return replace(
+            self, xy=self.xy[inside], image=self.image[inside], spot=spot[inside], spot_xy=self.spot_xy[chosen]
+        )
+
+    def rows(self, chosen: np.ndarray | slice) -> Places:
+        """Return the subspots ``chosen``."""
+        return replace(self, xy=self.xy[chosen], image=self.image[chosen], spot=self.spot[chosen])
 
     def average(self) -> sparse.csr_matrix:
         """Return what averages subspots over their observation, ``(n_observed, n_subspots)``."""
@@ -68,32 +78,48 @@ class Places:
         return sparse.csr_matrix((weight, (self.spot[inside], inside)), (len(self.spot_xy), len(self.spot)))
 
 
+class Point(NamedTuple):
+    """A choice of kernels: a range, the image's share, the part of that which holds only near by, and a view of the image."""
+
+    length: int
+    share: float
+    local: float = 0.0
+    view: int = 0
+
+
 class Kernels:
-    """Correlations the field may be made of: over distance at several ranges, then over image features if there are any.
+    """Correlations the field may be made of: over distance at several ranges, then over views of the image.
+
+    A view is one block of image features, or all of them together: an encoder's thousand features may say less than 21 of
+    colour, and would drown them in one distance.
 
     Parameters
     ----------
     places
-        Subspots of the whole section, from which the width of the image kernel is taken.
+        Subspots of the whole section, from which the widths of the image kernels are taken.
     local
         Whether there is also a correlation of subspots that look alike and are near each other: effects of what the image
         shows that change over the tissue.
     """
 
     def __init__(self, places: Places, local: bool = False) -> None:
-        few = torch.as_tensor(places.image[:: max(1, len(places.image) // 1000)], dtype=torch.float32)
-        self.with_image = bool(places.image.shape[1])
-        median = float(torch.pdist(few).square_().median()) if self.with_image and len(few) > 1 else 0.0
-        self.width = max(median, 1e-12)
-        shares = IMAGE_SHARES if self.with_image else (0.0,)
-        parts = LOCAL if local and self.with_image else (0.0,)
-        self.grid = list(itertools.product(range(len(RANGES)), shares, parts))
-        self.scale = np.ones(len(RANGES) + self.with_image * len(parts[:2]))
+        few = places.image[:: max(1, len(places.image) // 1000)]
+        self.blocks = places.blocks
+        self.widths = [_median_distance(few[:, block]) for block in self.blocks]
+        each = [(i,) for i in range(len(self.blocks))]
+        self.views = each if len(each) < 2 else [*each, tuple(range(len(each)))]
+        parts = LOCAL if local and self.views else (0.0,)
+        shares = IMAGE_SHARES if self.views else (0.0,)
+        points = itertools.product(range(len(RANGES)), shares, parts, range(max(1, len(self.views))))
+        self.grid = [Point(*p) for p in points]
+        self.scale = np.ones(len(RANGES) + len(self.views) * len(parts))
 
-    def weights(self, length: int, share: float, local: float = 0.0) -> np.ndarray:
-        """Return each kernel's weight: ``share`` of the variance is the image's, part of it ``local``; the rest one range's."""
-        distance = np.eye(len(RANGES))[length] * (1 - share)
-        return np.r_[distance, share * (1 - local), share * local][: len(self.scale)]
+    def weights(self, point: Point) -> np.ndarray:
+        """Return each kernel's weight, ``(n_kernels,)``."""
+        distance = np.eye(len(RANGES))[point.length] * (1 - point.share)
+        view = np.arange(len(self.views)) == point.view
+        image = point.share * np.array([1 - point.local, point.local])
+        return np.concatenate([distance, *(view * part for part in image)])[: len(self.scale)]
 
     def to_spots(
         self, at: Places, seen: Places, used: np.ndarray | None = None
@@ -104,11 +130,9 @@ class Kernels:
         """
         average = seen.average()
         wanted = np.ones(len(self.scale), dtype=bool) if used is None else used
-        xy, image = (torch.as_tensor(v, dtype=torch.float32) for v in (seen.xy, seen.image))
         for start in range(0, len(at.xy), BLOCK):
             rows = slice(start, start + BLOCK)
-            here_xy, here_image = (torch.as_tensor(v[rows], dtype=torch.float32) for v in (at.xy, at.image))
-            kernels = self._kernels(here_xy, here_image, xy, image, wanted)
+            kernels = self._kernels(at.rows(rows), seen, wanted)
             yield rows, [s * (average @ k.T).T for s, k in zip(self.scale, kernels, strict=True)]
 
     def between_spots(self, seen: Places, used: np.ndarray | None = None) -> list[np.ndarray]:
@@ -129,15 +153,33 @@ class Kernels:
             self.scale[i] = 1 / variance if variance > 1e-9 else 1.0
             covariance *= self.scale[i]
 
-    def _kernels(
-        self, xy: Tensor, image: Tensor, all_xy: Tensor, all_image: Tensor, used: np.ndarray
-    ) -> list[np.ndarray]:
-        distance = torch.cdist(xy, all_xy, compute_mode="donot_use_mm_for_euclid_dist")
+    def _kernels(self, at: Places, seen: Places, used: np.ndarray) -> list[np.ndarray]:
+        distance = torch.cdist(_single(at.xy), _single(seen.xy), compute_mode="donot_use_mm_for_euclid_dist")
         nothing = torch.zeros_like(distance)
         kernels = [matern32(distance, r) if u else nothing for r, u in zip(RANGES, used, strict=False)]
-        if self.with_image:
-            apart = torch.cdist(image, all_image).square_().div_(-2 * self.width)
-            kernels.append((apart / IMAGE_WIDTH).exp_())
-            if len(used) > len(kernels):
-                kernels.append((apart / LOCAL_WIDTH).exp_() * matern32(distance, LOCAL_RANGE))
+        n, wanted = len(self.views), used[len(RANGES) :]
+        if n and wanted.any():
+            apart = self._views_apart(at, seen)
+            kernels += [(a / -IMAGE_WIDTH).exp_() if u else nothing for a, u in zip(apart, wanted[:n], strict=True)]
+            near = matern32(distance, LOCAL_RANGE) if wanted[n:].any() else nothing
+            local = zip(apart, wanted[n:], strict=False)
+            kernels += [(a / -LOCAL_WIDTH).exp_().mul_(near) if u else nothing for a, u in local][: len(wanted) - n]
         return [k.numpy() for k in kernels]
+
+    def _views_apart(self, at: Places, seen: Places) -> list[Tensor]:
+        """Return half the squared distances of image features in every view, over the median distance of two subspots."""
+        apart = [
+            torch.cdist(_single(at.image[:, block]), _single(seen.image[:, block])).square_().div_(2 * width)
+            for block, width in zip(self.blocks, self.widths, strict=True)
+        ]
+        return [torch.stack([apart[i] for i in view]).mean(0) for view in self.views]
+
+
+def _single(values: np.ndarray) -> Tensor:
+    return torch.as_tensor(values, dtype=torch.float32)
+
+
+def _median_distance(features: np.ndarray) -> float:
+    """Return the median squared distance of two rows."""
+    median = float(torch.pdist(_single(features)).square_().median()) if len(features) > 1 else 0.0
+    return max(median, 1e-12)

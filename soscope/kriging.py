@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial import cKDTree
 
-from soscope.kernels import Kernels, Places
+from soscope.kernels import Kernels, Places, Point
 
 NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 4.0, 12.0)
 """Noise variances tried, relative to the field's variance between spots."""
@@ -87,15 +87,15 @@ class AreaKriging:
         Weights are posterior probabilities, all points of the grid being equally likely before; those below a hundredth of
         a column's largest are left out.
         """
-        likelihood = np.stack([self.log_likelihood(centred, *point) for point in self.grid])
+        likelihood = np.stack([self.log_likelihood(centred, point) for point in self.grid])
         likelihood = likelihood.reshape(-1, centred.shape[1])
         weights = np.exp(likelihood - likelihood.max(0))
         weights[weights < NEGLIGIBLE] = 0
         some = np.flatnonzero(weights.any(1))
-        settings = [Setting(self.kernels.weights(*self.grid[i // len(NOISES)]), NOISES[i % len(NOISES)]) for i in some]
+        settings = [Setting(self.kernels.weights(self.grid[i // len(NOISES)]), NOISES[i % len(NOISES)]) for i in some]
         return settings, weights[some] / weights.sum(0)
 
-    def log_likelihood(self, centred: np.ndarray, length: int, share: float, local: float = 0.0) -> np.ndarray:
+    def log_likelihood(self, centred: np.ndarray, point: Point) -> np.ndarray:
         """Return the log marginal likelihood at the best variance of the field, up to a constant.
 
         One eigendecomposition serves all columns and noises, ``(n_noises, n_columns)``.
@@ -103,7 +103,7 @@ class AreaKriging:
         square, log_det, n = np.zeros((len(NOISES), centred.shape[1])), np.zeros(len(NOISES)), 0
         for group, between in zip(self._learned_from, self._between, strict=True):
             w = 1 / np.sqrt(self.noise[group])
-            covariance = _weighted(between, self.kernels.weights(length, share, local))
+            covariance = _weighted(between, self.kernels.weights(point))
             values, vectors = np.linalg.eigh(covariance * w * w[:, None])
             variance = np.maximum(values, 0) + np.array(NOISES)[:, None]
             square += (1 / variance) @ (vectors.T @ (centred[group] * w[:, None])) ** 2
@@ -127,9 +127,8 @@ class AreaKriging:
         used = np.asarray(np.stack([s.kernels for s in settings]).max(axis=0) > 0)
         between = self.kernels.between_spots(seen, used)
         solved = self._solve(between, centred[around], self.noise[around], settings, weights)
-        at = Places(self.places.xy[rows], self.places.image[rows], rows, self.places.spot_xy)
         predicted = np.empty((len(rows), centred.shape[1]))
-        for part, blocks in self.kernels.to_spots(at, seen, used):
+        for part, blocks in self.kernels.to_spots(self.places.rows(rows), seen, used):
             predicted[part] = sum(block @ s for block, s in zip(blocks, solved, strict=True))
         return predicted
 
@@ -152,7 +151,7 @@ class AreaKriging:
 
 
 def _weighted(covariances: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
-    return np.asarray(sum(w * c for w, c in zip(weights, covariances, strict=True)))
+    return np.asarray(sum(w * c for w, c in zip(weights, covariances, strict=True) if w))
 
 
 def compact_groups(xy: np.ndarray, size: int) -> list[np.ndarray]:

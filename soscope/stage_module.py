@@ -51,7 +51,7 @@ class TrainingSettings:
     n_pairs: int | None = None
     learning_rate: float = 1e-3
     dropout: float = 0.65
-    network_share: float = 0.4
+    network_share: float = 0.3
     median_weight: float = 0.2
 
 

@@ -17,6 +17,7 @@ PARTS = {
     "without_field": {"model.n_components": 0},
     "without_network": {"model.network_share": 0.0},
     "without_smoothing": {"image.smoothing": 0.0},
+    "without_weighed_encoders": {"image.weigh_encoders": False},
     "without_masking": {"objective.mask_share": 0.0},
     "without_continuous_z": {"model.z_width": 0.0},
     "without_dropout": {"objective.dropout": 0.0},

@@ -10,7 +10,7 @@ from scipy.spatial.distance import cdist, pdist
 from soscope.benchmark.baselines import BASELINES, applicable, places_of
 from soscope.benchmark.observed import Observed
 from soscope.data.section import Profiles, Section
-from soscope.kernels import IMAGE_WIDTH, RANGES, matern32
+from soscope.kernels import IMAGE_WIDTH, RANGES, Point, matern32
 from soscope.kriging import NOISES, AreaKriging, compact_groups
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.nn.parent import Parent
@@ -36,8 +36,8 @@ def make_section(rng: np.random.Generator, side: int = 6, n_features: int = 5, n
     counts[:, 0] = 4  # a constant feature
     counts[3] = 0  # a spot without counts
     profiles = Profiles(counts, [f"g{i}" for i in range(n_features)], counts.sum(1))
-    names = [f"s{i}" for i in range(n)]
-    return Section("test", names, {"rna": profiles}, image, parent, xy, subspot_xy, NO_GRAPH, NO_GRAPH, 100.0)
+    names, blocks = [f"s{i}" for i in range(n)], [np.arange(n_image)] if n_image else []
+    return Section("test", names, {"rna": profiles}, image, blocks, parent, xy, subspot_xy, NO_GRAPH, NO_GRAPH, 100.0)
 
 
 @pytest.fixture
@@ -110,8 +110,8 @@ def test_a_handful_of_spots_is_enough(rng: np.random.Generator, n_spots: int) ->
     x = section.modalities["rna"].x[few]
     small = Section(
         *("few", [f"s{i}" for i in few], {"rna": Profiles(x, list("abcde"), x.sum(1))}),
-        *(section.image_features[inside], section.parent[inside], section.xy_um[few], section.subspot_xy_um[inside]),
-        *(NO_GRAPH, NO_GRAPH, 100.0),
+        *(section.image_features[inside], section.image_blocks, section.parent[inside]),
+        *(section.xy_um[few], section.subspot_xy_um[inside], NO_GRAPH, NO_GRAPH, 100.0),
     )
     for name, divide in applicable(small, likelihood)[0].items():
         assert np.isfinite(divide(small, "rna", likelihood).mean).all(), name
@@ -186,8 +186,8 @@ def test_hyper_parameters_weigh_as_their_marginal_likelihood(section: Section, r
     np.testing.assert_allclose(weights.sum(0), 1)
     found = {(tuple(s.kernels), s.noise): w for s, w in zip(settings, weights, strict=True)}
     first, second = sorted(found, key=lambda key: -found[key][0])[:2]
-    points = {tuple(model.kernels.weights(*point)): point for point in model.grid}
-    logs = [model.log_likelihood(y, *points[kernels])[NOISES.index(noise), 0] for kernels, noise in (first, second)]
+    points = {tuple(model.kernels.weights(point)): point for point in model.grid}
+    logs = [model.log_likelihood(y, points[kernels])[NOISES.index(noise), 0] for kernels, noise in (first, second)]
     assert np.log(found[first][0] / found[second][0]) == pytest.approx(logs[0] - logs[1], abs=1e-9)
 
 
@@ -203,7 +203,7 @@ def test_marginal_likelihood_equals_the_multivariate_normal(section: Section, rn
         covariance = spots + noise * uneven
         variance = float((y.T @ np.linalg.solve(covariance, y)).item()) / len(y)
         expected.append(-0.5 * len(y) * np.log(variance) - 0.5 * np.linalg.slogdet(covariance)[1])
-    ours = model.log_likelihood(y, 1, 0.35)[:, 0]
+    ours = model.log_likelihood(y, Point(1, 0.35))[:, 0]
     np.testing.assert_allclose(ours - ours[-1], np.array(expected) - expected[-1], atol=2e-2)
 
 

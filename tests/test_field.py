@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist, pdist
 
 from soscope.data.field import Components, krige_components, smooth_over_neighbours, stabilised_levels
 from soscope.data.section import Profiles, Section
-from soscope.kernels import Places
+from soscope.kernels import IMAGE_WIDTH, LOCAL_RANGE, LOCAL_WIDTH, RANGES, Kernels, Places, Point
 from soscope.kriging import AreaKriging
 from soscope.likelihoods import make_likelihood
 from soscope.prepare.graphs import Graph, neighbour_edges
@@ -35,6 +36,7 @@ def section() -> Section:
         spots=[f"s{i}" for i in range(64)],
         modalities={"rna": Profiles(counts.astype(np.float32), list("abcd"), counts.sum(1).astype(np.float32))},
         image_features=image.astype(np.float32),
+        image_blocks=[np.arange(2)],
         parent=parent,
         xy_um=xy,
         subspot_xy_um=sub_xy,
@@ -65,6 +67,41 @@ def test_field_follows_the_image_inside_spots(section: Section) -> None:
     field = field_of(section, np.zeros(64, dtype=bool))
     within = [v - v.reshape(64, 4).mean(1).repeat(4) for v in (field[:, 0], section.image_features[:, 0])]
     assert abs(np.corrcoef(*within)[0, 1]) > 0.8
+
+
+def test_a_telling_block_is_not_drowned_in_others(section: Section) -> None:
+    noise = np.random.default_rng(1).normal(size=(256, 40)).astype(np.float32)
+    section.image_features = np.concatenate([section.image_features[:, :1], noise], 1)
+    truth = section.image_features[:, 0]
+    found = {}
+    for name, blocks in (("apart", [np.array([0]), np.arange(1, 41)]), ("together", [np.arange(41)])):
+        section.image_blocks = blocks
+        field = field_of(section, np.zeros(64, dtype=bool))[:, 0]
+        within = [v - v.reshape(64, 4).mean(1).repeat(4) for v in (field, truth)]
+        found[name] = abs(np.corrcoef(*within)[0, 1])
+    assert found["apart"] > 0.8 > found["together"]
+
+
+def test_kernels_of_two_blocks_follow_their_definition(section: Section) -> None:
+    blocks = [np.array([0]), np.array([1])]
+    places = Places(section.subspot_xy_um / 100, section.image_features, section.parent, section.xy_um / 100, blocks)
+    kernels = Kernels(places, local=True)
+    assert kernels.views == [(0,), (1,), (0, 1)]
+    each = places.rows(slice(None))
+    each.spot, each.spot_xy = np.arange(256), each.xy  # every subspot an observation: no averages in between
+    (_, found), *_ = kernels.to_spots(places.rows(slice(0, 5)), each)
+    apart = []
+    for block in blocks:
+        y = section.image_features[:, block]
+        square = pdist(y, "sqeuclidean")
+        apart.append(cdist(y[:5], y, "sqeuclidean") / (2 * np.sort(square)[(len(square) - 1) // 2]))
+    apart.append((apart[0] + apart[1]) / 2)
+    distance = cdist(places.xy[:5], places.xy) * 3**0.5 / LOCAL_RANGE
+    near = (1 + distance) * np.exp(-distance)
+    expected = [*(np.exp(-a / IMAGE_WIDTH) for a in apart), *(np.exp(-a / LOCAL_WIDTH) * near for a in apart)]
+    np.testing.assert_allclose(found[len(RANGES) :], expected, atol=1e-4)
+    weights = kernels.weights(Point(1, 0.6, 0.7, 2))
+    np.testing.assert_allclose(weights, [0, 0.4, 0, 0, 0, 0.18, 0, 0, 0.42])
 
 
 def test_hidden_spots_tell_the_field_nothing(section: Section) -> None:
@@ -100,7 +137,11 @@ def test_location_leads_back_to_the_level(name: str, options: dict[str, bool]) -
 
 def test_groups_with_a_halo_agree_with_one_group(section: Section, monkeypatch: pytest.MonkeyPatch) -> None:
     places = Places(
-        section.subspot_xy_um / 100, section.image_features.astype(float)[:, :0], section.parent, section.xy_um / 100
+        section.subspot_xy_um / 100,
+        section.image_features.astype(float)[:, :0],
+        section.parent,
+        section.xy_um / 100,
+        [],
     )
     values = np.sqrt(section.modalities["rna"].x).astype(float)
     whole = AreaKriging(places)(values)

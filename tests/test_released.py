@@ -67,6 +67,7 @@ def section(rng: np.random.Generator) -> Section:
         spots=[f"s{i}" for i in range(N)],
         modalities={"rna": Profiles(x, [f"g{i}" for i in range(G)], x.sum(1))},
         image_features=rng.normal(size=(N * K, 5)).astype(np.float32),
+        image_blocks=[np.arange(5)],
         parent=np.repeat(np.arange(N), K),
         xy_um=centre,
         subspot_xy_um=np.repeat(centre, K, 0) + rng.uniform(-40, 40, (N * K, 2)),

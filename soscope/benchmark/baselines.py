@@ -42,7 +42,8 @@ def places_of(observed: Observed) -> Places:
     """Return the section's geometry as kriging takes it."""
     section, pitch = observed.section, observed.section.pitch_um
     image = section.image_features.astype(np.float64)
-    return Places(section.subspot_xy_um / pitch, image, observed.spot, section.xy_um[observed.used] / pitch)
+    together = [np.arange(image.shape[1])] if image.shape[1] else []
+    return Places(section.subspot_xy_um / pitch, image, observed.spot, section.xy_um[observed.used] / pitch, together)
 
 
 @baseline()

@@ -99,6 +99,7 @@ def krige_components(
             image.astype(np.float64),
             position[section.parent],
             section.xy_um[observed] / pitch,
+            section.image_blocks,
         )
         scored.append(AreaKriging(places, local=True)(components.scores(level[observed])).astype(np.float32))
     return scored

@@ -81,7 +81,9 @@ class SectionsDataModule(pl.LightningDataModule):
         ]
         self.result_tiles = self.tiles
 
-    def add_field(self, likelihoods: Mapping[str, Likelihood], n_components: int, smoothing: float) -> Components:
+    def add_field(
+        self, likelihoods: Mapping[str, Likelihood], n_components: int, smoothing: float, weigh_encoders: bool = True
+    ) -> Components:
         """Smooth image features, krige the leading components of spots, and give both to the tiles; done once.
 
         Tiles of training know nothing of held-out spots; those of the result know every spot.
@@ -94,6 +96,8 @@ class SectionsDataModule(pl.LightningDataModule):
             Components kriged; none with 0.
         smoothing
             Width by which image features are averaged over neighbours, in subspot pitches.
+        weigh_encoders
+            Whether the field finds out which encoder's features say most, or takes all features as one.
         """
         if self.components is None:
             held = self._held_out()
@@ -101,6 +105,8 @@ class SectionsDataModule(pl.LightningDataModule):
             known = np.concatenate([level[~h] for level, h in zip(levels, held, strict=True)])
             self.components = Components.fit(known, n_components)
             features = [smooth_over_neighbours(s, smoothing) for s in self.sections]
+            if not weigh_encoders:
+                self.sections = [s.with_image_as_one() for s in self.sections]
             self.tiles = self._with_field(self.components, features, levels, held)
             everything = [np.zeros_like(h) for h in held]
             self.result_tiles = self._with_field(self.components, features, levels, everything)

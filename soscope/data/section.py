@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -40,6 +40,8 @@ class Section:
         Observed profiles per modality.
     image_features
         ``(n_subspots, n_image)``.
+    image_blocks
+        Columns of ``image_features`` by the encoder that made them.
     parent
         Spot of each subspot, -1 under no spot.
     xy_um, subspot_xy_um
@@ -54,6 +56,7 @@ class Section:
     spots: list[str]
     modalities: dict[str, Profiles]
     image_features: np.ndarray
+    image_blocks: list[np.ndarray]
     parent: np.ndarray
     xy_um: np.ndarray
     subspot_xy_um: np.ndarray
@@ -76,6 +79,10 @@ class Section:
         """Feature names per modality."""
         return {name: profiles.features for name, profiles in self.modalities.items()}
 
+    def with_image_as_one(self) -> Section:
+        """Return the same section with all image features in one block."""
+        return replace(self, image_blocks=[np.concatenate(self.image_blocks)] if self.image_blocks else [])
+
     @classmethod
     def from_sdata(cls, sdata: SpatialData, modalities: list[str]) -> Section:
         """Take the parts a model needs out of a prepared SpatialData object."""
@@ -91,6 +98,9 @@ class Section:
                 for m, t in tables.items()
             },
             image_features=np.asarray(image.X, dtype=np.float32),
+            image_blocks=[
+                np.flatnonzero(image.var[contract.ENCODER] == e) for e in image.var[contract.ENCODER].unique()
+            ],
             parent=image.obs[contract.PARENT].to_numpy(np.int64),
             xy_um=np.asarray(first.obsm["xy_um"]),
             subspot_xy_um=np.asarray(image.obsm["xy_um"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -81,24 +80,20 @@ def encode_patches(
     return features
 
 
-def reduce_features(blocks: Sequence[np.ndarray], n_components: int, seed: int) -> np.ndarray:
-    """Reduce each block of features by PCA and lay them side by side, ``(n_subspots, n)`` of float32.
+def reduce_features(block: np.ndarray, n_components: int, seed: int) -> np.ndarray:
+    """Reduce one encoder's features by PCA, ``(n_subspots, n)`` of float32.
 
-    Blocks narrower than ``n_components`` are standardised instead. Each block has mean square 1 over its columns, with the
+    Blocks narrower than ``n_components`` are standardised instead. The result has mean square 1 over its columns, with the
     relative sizes of principal components kept.
     """
-    reduced = [_reduce(np.asarray(b, dtype=np.float32), n_components, seed) for b in blocks]
-    return np.concatenate(reduced, 1).astype(np.float32)
-
-
-def _reduce(block: np.ndarray, n_components: int, seed: int) -> np.ndarray:
+    block = np.asarray(block, dtype=np.float32)
     block = block - block.mean(0)
     if block.shape[1] > n_components:
         n = min(n_components, len(block))
         block = PCA(n, svd_solver="randomized", random_state=seed).fit_transform(block)
-        return block / max(float(block.std()), 1e-12)
+        return (block / max(float(block.std()), 1e-12)).astype(np.float32)
     spread = block.std(0)
-    return block / np.where(spread > 1e-6, spread, 1)
+    return (block / np.where(spread > 1e-6, spread, 1)).astype(np.float32)
 
 
 def _key(image: np.ndarray, xy_px: np.ndarray, text: str) -> str:

@@ -44,9 +44,12 @@ def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
     placed = [place(cfg, sdata, lattice) for sdata in raw]
     _check_counts(cfg, placed)
     tables = {m: _tables(cfg, m, placed, radius) for m in cfg.model.modalities}
-    features = _image_features(cfg, placed)
-    rows = zip(placed, features, *tables.values(), strict=True)
-    return [_assemble(cfg, radius, p, f, dict(zip(tables, t, strict=True))) for p, f, *t in rows]
+    ends = np.cumsum([len(p.shapes) for p in placed])[:-1]
+    features = {name: np.split(values, ends) for name, values in _image_features(cfg, placed).items()}
+    return [
+        _assemble(cfg, radius, p, {name: f[i] for name, f in features.items()}, {m: t[i] for m, t in tables.items()})
+        for i, p in enumerate(placed)
+    ]
 
 
 def _check_counts(cfg: Any, placed: Sequence[Placed]) -> None:
@@ -89,23 +92,23 @@ def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float) ->
     return shaped
 
 
-def _image_features(cfg: Any, placed: Sequence[Placed]) -> list[np.ndarray]:
-    """Encode and reduce patches of all sections together, so that features mean the same everywhere."""
+def _image_features(cfg: Any, placed: Sequence[Placed]) -> dict[str, np.ndarray]:
+    """Encode and reduce patches of all sections together, so that features mean the same everywhere.
+
+    Returns features by the encoder that made them, rows of all sections one after another.
+    """
     given = [p.name for p in placed if p.given is not None and p.given.features is not None]
     if given:
-        return _given_features(cfg, placed, given)
+        return {"given": _given_features(cfg, placed, given)}
     encoders = [make_encoder(cfg.image.encoder, cfg.image.weights)]
     if cfg.image.color:
         encoders.append(make_encoder("color"))
     encoders = [e for e in encoders if e.n_features]
-    counts = [len(p.shapes) for p in placed]
-    if not encoders:
-        return [np.zeros((n, 0), dtype=np.float32) for n in counts]
-    blocks = [np.concatenate([_encode(cfg, e, p) for p in placed]) for e in encoders]
-    return np.split(reduce_features(blocks, cfg.image.n_components, cfg.seed), np.cumsum(counts)[:-1])
+    blocks = {e.name: np.concatenate([_encode(cfg, e, p) for p in placed]) for e in encoders}
+    return {name: reduce_features(block, cfg.image.n_components, cfg.seed) for name, block in blocks.items()}
 
 
-def _given_features(cfg: Any, placed: Sequence[Placed], given: list[str]) -> list[np.ndarray]:
+def _given_features(cfg: Any, placed: Sequence[Placed], given: list[str]) -> np.ndarray:
     """Take the image features the sections bring; more columns than ``image.n_components`` are reduced as encoded ones are."""
     without = [p.name for p in placed if p.name not in given]
     if without:
@@ -122,17 +125,16 @@ def _given_features(cfg: Any, placed: Sequence[Placed], given: list[str]) -> lis
     width = widths.pop()
     log.info("image features as given, %d columns (image=%s is left out)", width, cfg.image.encoder)
     if width <= cfg.image.n_components:
-        return features
+        return np.concatenate(features)
     log.info("image features: %d columns reduced to image.n_components=%d", width, cfg.image.n_components)
-    reduced = reduce_features([np.concatenate(features)], cfg.image.n_components, cfg.seed)
-    return np.split(reduced, np.cumsum([len(f) for f in features])[:-1])
+    return reduce_features(np.concatenate(features), cfg.image.n_components, cfg.seed)
 
 
 def _encode(cfg: Any, encoder: Any, p: Placed) -> np.ndarray:
     image = contract.image_of(p.sdata)
     if image is None:
         raise ConfigError(f"section '{p.name}' has no image; use image=none.")
-    width_px = (cfg.image.patch_width_um or 2 * p.subspot_pitch_um) / p.um_per_px
+    width_px = (cfg.image.patch_width_um or p.subspot_pitch_um) / p.um_per_px
     cache = Path(cfg.image.cache).expanduser() if cfg.image.cache else user_cache_path("soscope")
     return encode_patches(
         encoder,
@@ -146,7 +148,10 @@ def _encode(cfg: Any, encoder: Any, p: Placed) -> np.ndarray:
     )
 
 
-def _assemble(cfg: Any, radius: float, p: Placed, features: np.ndarray, tables: dict[str, AnnData]) -> SpatialData:
+def _assemble(
+    cfg: Any, radius: float, p: Placed, image: dict[str, np.ndarray], tables: dict[str, AnnData]
+) -> SpatialData:
+    features = np.concatenate([np.zeros((len(p.shapes), 0), dtype=np.float32), *image.values()], 1)
     spot_names = p.sdata.shapes[contract.SPOTS].index.tolist()
     given = p.given or Given()
     spot_graph = given.spot_graph or _spot_graph(cfg, p.unit_xy, radius, list(tables.values()))
@@ -163,7 +168,7 @@ def _assemble(cfg: Any, radius: float, p: Placed, features: np.ndarray, tables: 
         table.obsm["xy_um"] = np.asarray(table.obsm["spatial"]) * p.um_per_px
         table.obsp[contract.GRAPH] = spot_graph.to_matrix(table.n_obs)
         out.tables[modality] = contract.annotate(table, contract.SPOTS)
-    out.tables[contract.IMAGE_FEATURES] = _feature_table(p, features, subspot_graph)
+    out.tables[contract.IMAGE_FEATURES] = _feature_table(p, features, image, subspot_graph)
     contract.set_um(out, p.um_per_px)
     return out
 
@@ -181,11 +186,12 @@ def _likelihood(choice: Any, n_features: int) -> Likelihood:
     return make_likelihood(choice.likelihood, n_features, **dict(choice.options))
 
 
-def _feature_table(p: Placed, features: np.ndarray, graph: Graph) -> AnnData:
+def _feature_table(p: Placed, features: np.ndarray, image: dict[str, np.ndarray], graph: Graph) -> AnnData:
+    encoder = np.repeat(list(image), [v.shape[1] for v in image.values()])
     table = AnnData(
         X=features.astype(np.float16),
         obs=pd.DataFrame(p.shapes[[contract.PARENT, contract.PARENT_NAME]]),
-        var=pd.DataFrame(index=[f"image_{i}" for i in range(features.shape[1])]),
+        var=pd.DataFrame({contract.ENCODER: encoder}, index=[f"image_{i}" for i in range(features.shape[1])]),
     )
     table.obsm["spatial"] = p.xy_px
     table.obsm["xy_um"] = p.xy_px * p.um_per_px
