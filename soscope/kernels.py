@@ -157,13 +157,14 @@ class Kernels:
         distance = torch.cdist(_single(at.xy), _single(seen.xy), compute_mode="donot_use_mm_for_euclid_dist")
         nothing = torch.zeros_like(distance)
         kernels = [matern32(distance, r) if u else nothing for r, u in zip(RANGES, used, strict=False)]
-        n, wanted = len(self.views), used[len(RANGES) :]
-        if n and wanted.any():
-            apart = self._views_apart(at, seen)
-            kernels += [(a / -IMAGE_WIDTH).exp_() if u else nothing for a, u in zip(apart, wanted[:n], strict=True)]
-            near = matern32(distance, LOCAL_RANGE) if wanted[n:].any() else nothing
-            local = zip(apart, wanted[n:], strict=False)
-            kernels += [(a / -LOCAL_WIDTH).exp_().mul_(near) if u else nothing for a, u in local][: len(wanted) - n]
+        if self.views:
+            apart, n = self._views_apart(at, seen), len(self.views)
+            plain, local = used[len(RANGES) :][:n], used[len(RANGES) + n :]
+            kernels += [(a / -IMAGE_WIDTH).exp_() if u else nothing for a, u in zip(apart, plain, strict=True)]
+            near = matern32(distance, LOCAL_RANGE) if local.any() else nothing
+            kernels += [
+                (a / -LOCAL_WIDTH).exp_().mul_(near) if u else nothing for a, u in zip(apart, local, strict=False)
+            ]
         return [k.numpy() for k in kernels]
 
     def _views_apart(self, at: Places, seen: Places) -> list[Tensor]:
