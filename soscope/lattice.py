@@ -1,20 +1,18 @@
 """Where spots lie, and how one divides into subspots.
 
-Everything is built in unit coordinates (pitch 1) derived from array coordinates, and mapped to pixels by the affine fitted
-to all positions; whichever way the axes of an image run, geometry is right or the fit says so.
+Everything is built in unit coordinates (pitch 1) derived from array coordinates; `soscope.affine` maps them to pixels.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from soscope.errors import ConfigError, DataError
+from soscope.errors import ConfigError
 
 LATTICES: dict[str, type[Lattice]] = {}
 _SQRT3 = math.sqrt(3.0)
@@ -212,50 +210,6 @@ def make_lattice(name: str) -> Lattice:
     if name not in LATTICES:
         raise ConfigError(f"platform.lattice='{name}' is unknown. Choose from: {', '.join(sorted(LATTICES))}.")
     return LATTICES[name]()
-
-
-@dataclass
-class Affine:
-    """Map from unit coordinates to pixels, ``xy_px = xy @ matrix + shift``."""
-
-    matrix: np.ndarray
-    shift: np.ndarray
-
-    def __call__(self, xy: np.ndarray) -> np.ndarray:
-        """Map points ``(..., 2)``."""
-        return xy @ self.matrix + self.shift
-
-    @property
-    def pitch_px(self) -> float:
-        """Pixels from one spot to the next."""
-        return float(np.sqrt(abs(np.linalg.det(self.matrix))))
-
-
-def fit_affine(xy: np.ndarray, xy_px: np.ndarray, where: str, platform: str) -> Affine:
-    """Fit pixels to unit coordinates by least squares.
-
-    Raises
-    ------
-    DataError
-        When spots are too few or on one line, when positions stray from the lattice by more than a quarter of its pitch,
-        or when its axes differ in length by more than 10 % (the lattice is another one).
-    """
-    if len(xy) < 3 or np.linalg.matrix_rank(xy - xy.mean(0), tol=1e-6) < 2:
-        raise DataError(
-            f"{where}: {len(xy)} spots on one line or fewer than 3 do not fix a lattice. Use more of the section."
-        )
-    design = np.column_stack([xy, np.ones(len(xy))])
-    solution = np.linalg.lstsq(design, xy_px, rcond=None)[0]
-    affine = Affine(solution[:2], solution[2])
-    lengths = np.linalg.svd(affine.matrix, compute_uv=False)
-    error = np.linalg.norm(affine(xy) - xy_px, axis=1).max() / max(affine.pitch_px, 1e-12)
-    if error > 0.25 or lengths[1] < 0.9 * lengths[0]:
-        raise DataError(
-            f"{where}: pixel positions do not follow the lattice of platform={platform}: spots stray by up to {error:.2f} "
-            f"pitches, and the axes differ by {100 * (1 - lengths[1] / lengths[0]):.0f} %. Array and pixel coordinates come "
-            "from different files, or the platform is another one."
-        )
-    return affine
 
 
 def _axial_steps(k: int) -> tuple[int, int]:

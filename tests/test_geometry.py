@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import shapely
 
+from soscope.affine import fit_affine
 from soscope.errors import ConfigError, DataError
-from soscope.lattice import LATTICES, HexLattice, SquareLattice, fit_affine, make_lattice
+from soscope.lattice import LATTICES, HexLattice, SquareLattice, make_lattice
 from soscope.prepare.graphs import neighbour_edges, similarity
 from soscope.prepare.subspots import disc_share, split_spots
 

@@ -12,9 +12,10 @@ from anndata import AnnData
 from spatialdata import SpatialData
 
 from soscope import contract
+from soscope.affine import Affine, fit_affine
 from soscope.distances import typical_distance
 from soscope.errors import DataError
-from soscope.lattice import Affine, Lattice, fit_affine
+from soscope.lattice import Lattice
 from soscope.prepare.given import Given, given_outlines, given_parts
 from soscope.prepare.graphs import nearest_edges, neighbour_edges
 from soscope.prepare.subspots import disc_share, split_spots

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 import shapely
 
+from soscope.affine import Affine
 from soscope.contract import PARENT, PARENT_NAME
-from soscope.lattice import Affine, Lattice
+from soscope.lattice import Lattice
 from soscope.matrices import rank_within
 
 
