@@ -77,6 +77,24 @@ def soscope() -> Callable[..., int]:
     return run
 
 
+@pytest.fixture
+def refused(
+    soscope: Callable[..., int], capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[list[str], list[str]], None]:
+    """Run a command that cannot work, in an empty folder: one clear message that says these things, and nothing written."""
+
+    def run(words: list[str], says: list[str]) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert soscope(*words) == 1
+        err = capsys.readouterr().err
+        assert "Traceback" not in err
+        for part in says:
+            assert part in err
+        assert not [f for f in tmp_path.rglob("*") if f.is_file() and f.name != "multirun.yaml"]
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, soscope: Callable[..., int], cache: Path) -> Path:
     """One finished run on a tiny simulated section."""

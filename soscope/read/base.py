@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from anndata import AnnData
 from PIL import Image
 from spatialdata import SpatialData
@@ -97,6 +98,22 @@ def check_ids(table: AnnData, where: str) -> None:
             f"{where}: {len(twice):,} feature ids occur more than once (first: '{twice.iloc[0]}', '{twice.index[0]}'). "
             "Sum or drop the repeated rows: a feature must be counted once."
         )
+
+
+def read_columns(file: Path, columns: Sequence[str], expected: str, sep: str = ",") -> pd.DataFrame:
+    """Read a table of positions; `DataError` with what was ``expected`` when it cannot be read or lacks ``columns``."""
+    try:
+        table = pd.read_csv(file, sep=sep)
+    except Exception as error:
+        kind = {",": "comma", "\t": "tab"}[sep]
+        raise DataError(f"'{file}' cannot be read as a {kind}-separated table ({error}). Copy it again.") from error
+    missing = [c for c in columns if c not in table]
+    if missing:
+        raise DataError(
+            f"'{file}': no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}. "
+            f"{expected} {', '.join(columns)}."
+        )
+    return table
 
 
 def check_inside(xy_px: np.ndarray, image: np.ndarray | None, where: str) -> None:

@@ -19,7 +19,7 @@ from soscope.distances import typical_distance
 from soscope.errors import DataError
 from soscope.lattice import SquareLattice
 from soscope.names import section_name
-from soscope.read.base import RawSection, Reader, check_names, existing_file, existing_folder
+from soscope.read.base import RawSection, Reader, check_names, existing_file, existing_folder, read_columns
 
 log = logging.getLogger("soscope")
 LABEL, SPOT_GRAPH, SUBSPOT_GRAPH, FEATURES = "label.npy", "adj.npy", "sub_adj.npy", "support_feature.npy"
@@ -148,16 +148,7 @@ def load(file: Path) -> np.ndarray:
 
 def read_positions(file: Path) -> pd.DataFrame:
     """Read subspots in their order: pixels and, where the table has them, array rows and columns."""
-    try:
-        table = pd.read_csv(file)
-    except Exception as error:
-        raise DataError(f"'{file}' cannot be read as a comma-separated table ({error}).") from error
-    missing = [c for c in PIXELS if c not in table]
-    if missing:
-        raise DataError(
-            f"'{file}': no column {', '.join(missing)}; it has {', '.join(map(str, table.columns))}. Give pixels of every "
-            f"subspot's centre as {', '.join(PIXELS)}."
-        )
+    table = read_columns(file, PIXELS, "Give pixels of every subspot's centre as")
     kept = table[[c for c in (*PIXELS, *ARRAY) if c in table]].apply(pd.to_numeric, errors="coerce")
     bad = ~np.isfinite(kept.to_numpy()).all(1)
     if bad.any():

@@ -23,6 +23,7 @@ from soscope.read.base import (
     existing_file,
     existing_folder,
     open_image,
+    read_columns,
 )
 
 log = logging.getLogger("soscope")
@@ -107,16 +108,7 @@ def read_counts(file: Path) -> AnnData:
 
 def read_positions(file: Path) -> pd.DataFrame:
     """Read spots under tissue, indexed ``XxY``: array coordinates ``x, y`` and pixels ``pixel_x, pixel_y``."""
-    try:
-        spots = pd.read_csv(file, sep="\t")
-    except Exception as error:
-        raise DataError(f"'{file}' cannot be read as a tab-separated table ({error}). Copy it again.") from error
-    missing = [c for c in COLUMNS if c not in spots]
-    if missing:
-        raise DataError(
-            f"'{file}': no column {', '.join(missing)}; it has {', '.join(map(str, spots.columns))}. Expected tab-separated "
-            f"columns {', '.join(COLUMNS)}."
-        )
+    spots = read_columns(file, COLUMNS, "Expected tab-separated columns", sep="\t")
     array = spots[["x", "y"]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     whole = (array == np.floor(array)).all(1)
     if not whole.all():
