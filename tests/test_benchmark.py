@@ -143,7 +143,8 @@ def make_case(rng: np.random.Generator, likelihood: str, **options: object) -> C
     profiles = Profiles(x, ["a", "b", "c"], x.sum(1))
     xy = rng.normal(size=(12, 2))
     section = Section(
-        "t", [f"s{i}" for i in range(12)], {"m": profiles}, np.zeros((49, 0)), parent, xy, xy[parent], graph, graph, 1.0
+        *("t", [f"s{i}" for i in range(12)], {"m": profiles}, np.zeros((49, 0)), []),
+        *(parent, xy, xy[parent], graph, graph, 1.0),
     )
     return Case(section, "m", made, truth)
 
