@@ -21,6 +21,7 @@ BENCHMARK_STAGES = ("prepare", "score", "compare")
 WITHOUT_EFFECT = ("stages", "traceback", "logger", "run", "enhance", "report", "validate")
 """Groups that do not change what is trained, and so do not name a run folder; neither do these keys:"""
 WITHOUT_EFFECT_INSIDE = {
+    "data": ("workers",),
     "trainer": ("progress", "threads"),
     "image": ("cache",),
     "benchmark": ("name", "seeds", "methods", "models"),
@@ -71,6 +72,9 @@ class DataConfig:
     path: Any = None
     features: Any = 500
     held_out: float = 0.1
+    tile_spots: Any = "auto"  # core spots of a tile; auto: as many as fit memory_gb
+    memory_gb: float = 4.0  # half for a training step, half for tiles kept ready
+    workers: int = 0  # processes that cut tiles ahead of their step
     truth: str | None = None  # true profiles of the subspots; the benchmark alone reads them
     options: dict[str, Any] = field(default_factory=dict)
 

@@ -15,6 +15,8 @@ INF = math.inf
 BETWEEN = {
     "seed": (0, 2**31 - 1),
     "data.held_out": (0.0, 0.5),
+    "data.memory_gb": (0.01, INF),
+    "data.workers": (0, 256),
     "enhance.draws": (0, 100_000),
     "graph.n_pairs": (0, INF),
     "graph.similarity_scale": (1.0 + 1e-6, INF),
@@ -50,6 +52,7 @@ def check(cfg: DictConfig) -> None:
     _one_of("enhance.posterior", [cfg.enhance.posterior], ("conditional", "prior"))
     _check_objective(cfg)
     _check_ranges(cfg)
+    _check_tiles(cfg)
     _check_model(cfg)
     if cfg.benchmark is not None:
         _check_benchmark(cfg)
@@ -63,6 +66,12 @@ def _check_ranges(cfg: DictConfig) -> None:
         for key, (low, high) in BETWEEN_IN_A_STAGE.items():
             _between(f"{stage}.{key}", cfg[stage][key], low, high)
         _between(f"{stage}.steps_per_epoch", cfg[stage].steps_per_epoch, len(paths_of(cfg)), INF)
+
+
+def _check_tiles(cfg: DictConfig) -> None:
+    spots = cfg.data.tile_spots
+    if spots != "auto" and not (isinstance(spots, int) and spots > 0):
+        raise ConfigError(f"data.tile_spots={spots} must be a number of spots, at least 1, or auto.")
 
 
 def _check_model(cfg: DictConfig) -> None:

@@ -1,17 +1,17 @@
-"""Posterior draws of a section: one zarr array per modality, written draw by draw."""
+"""Posterior draws of a section: one zarr array per modality, written block by block and draw by draw."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import zarr
 
 from soscope import contract
-from soscope.enhance import FEATURE_BLOCK, Block
+from soscope.enhance import FEATURE_BLOCK, Block, Divider, posteriors
 from soscope.nn.noise import spot_keys
 
 DIMENSIONS = ("draw", "subspot", "feature")
@@ -41,23 +41,31 @@ class Drawing:
     seed: int
     posterior: str = "conditional"
 
-    def generator(self, i: int, block: Block) -> np.random.Generator:
-        """Return the random numbers of draw ``i`` of a block of features."""
+    def generator(self, i: int, first_subspot: int, first_feature: int) -> np.random.Generator:
+        """Return the random numbers of draw ``i`` of a block of subspots and features."""
         key = int(spot_keys(self.section, [self.modality])[0])
-        return np.random.default_rng([self.seed, i, key, block.columns.start])
+        return np.random.default_rng([self.seed, i, key, first_feature, first_subspot])
+
+
+class Drawn(NamedTuple):
+    """A block of subspots and features to be drawn: rows of the section, where they are in the posterior, and that."""
+
+    rows: np.ndarray
+    place: np.ndarray
+    block: Block
 
 
 def write_draws(
-    path: Path, blocks: Iterable[Block], subspots: list[str], features: list[str], drawing: Drawing
+    path: Path, blocks: Iterable[Drawn], subspots: list[str], features: list[str], drawing: Drawing
 ) -> None:
-    """Write draws beside ``path``, then rename; in memory is one draw of a block of features at a time.
+    """Write draws beside ``path``, then rename; in memory is one draw of a block of subspots and features at a time.
 
     Parameters
     ----------
     path
         Folder of the zarr group.
     blocks
-        All blocks of one modality, from `soscope.enhance.posteriors`.
+        All blocks of one modality, of consecutive rows each.
     subspots, features
         Names of rows and columns.
     drawing
@@ -66,11 +74,12 @@ def write_draws(
     with contract.beside(path) as new, contract.quiet():
         group = zarr.open_group(new, mode="w", attributes={"format_version": contract.FORMAT_VERSION} | asdict(drawing))
         _write_names(group, subspots, features)
-        for block in blocks:
+        for rows, place, block in blocks:
             array = _array_in(group, block.posterior.discrete, (drawing.number, len(subspots), len(features)))
+            first = int(rows[0])
             for i in range(drawing.number):
-                drawn = block.posterior.sample(drawing.generator(i, block))
-                array[i, :, block.columns] = drawn.cpu().numpy().astype(array.dtype)
+                drawn = block.posterior.sample(drawing.generator(i, first, block.columns.start))[place]
+                array[i, first : first + len(rows), block.columns] = drawn.cpu().numpy().astype(array.dtype)
         zarr.consolidate_metadata(group.store)
 
 
@@ -87,3 +96,11 @@ def _array_in(group: zarr.Group, discrete: bool, shape: tuple[int, int, int]) ->
     chunks = (1, min(shape[1], ROW_BLOCK), min(shape[2], FEATURE_BLOCK))
     dtype = "uint32" if discrete else "float32"
     return group.create_array("draws", shape=shape, chunks=chunks, dtype=dtype, dimension_names=DIMENSIONS)
+
+
+def blocks_to_draw(divider: Divider, modality: str) -> Iterator[Drawn]:
+    """Go through the blocks of subspots and features of a modality."""
+    for rows in divider.row_blocks():
+        tile, z, place = divider.tile(rows)
+        for block in posteriors(divider.model, tile, z, divider.posterior, (modality,)):
+            yield Drawn(rows, place, block)

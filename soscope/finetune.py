@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
 
 from soscope.data.tiles import Tile
 from soscope.likelihoods import Likelihood
+from soscope.likelihoods.base import Params
 from soscope.nn.decoder import FieldDecoder, SubspotDecoder
 from soscope.nn.encoder import GraphEncoder
-from soscope.nn.graph_terms import graph_cross_entropy
+from soscope.nn.graph_terms import Products, SampledPairs, graph_cross_entropy, pairs_to_sample
 from soscope.nn.noise import keyed_dropout, keyed_uniform
 from soscope.stage_module import StageModule, TrainingSettings
 
@@ -37,22 +40,76 @@ class SpatialVAE(StageModule):
         self.decoder, self.field_decoder = decoder, field_decoder
         self.register_buffer("strength", torch.ones(()))
 
-    def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, dict[str, Tensor]]:
-        """Return likelihood parameters of subspots, on a path between the kriged field and the network."""
-        raw = self._network(tile, z, step)
-        if tile.field.shape[1]:
-            share = self._network_share(tile, step)
-            for m, field in self._field(tile).items():
-                location = field + share * (raw[m][..., 0] - field)
-                if step is None:
-                    location = field.mean(0) + self.strength * (location - field.mean(0))
-                raw[m] = torch.cat([location[..., None], raw[m][..., 1:]], -1)
-        return {m: self.likelihoods[m].parameters_of(r) for m, r in raw.items()}  # type: ignore[operator]
+    def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> Tensor:
+        """Return the network's last hidden layer of subspots."""
+        s = self.settings
 
-    def _field(self, tile: Tile) -> dict[str, Tensor]:
-        """Return the location parameter that the kriged field alone would give, ``(n_subspots, n_features)`` per modality."""
-        levels = self.field_decoder(tile.field)
-        return {m: self.likelihoods[m].location_of(level) for m, level in levels.items()}  # type: ignore[operator]
+        def drop(values: Tensor, stream: str) -> Tensor:
+            return keyed_dropout(values, s.seed, step or 0, stream, tile.subspot_keys, s.dropout)
+
+        return self.decoder.hidden(z, tile.image_features, tile.at, None if step is None else drop)
+
+    def decode_columns(
+        self, tile: Tile, hidden: Tensor, modality: str, columns: slice, step: int | None = None
+    ) -> Params:
+        """Return likelihood parameters of subspots, on a path between the kriged field and the network."""
+        likelihood = self.likelihood(modality).part(columns)
+        raw = self.decoder.heads(hidden, modality, columns)
+        if tile.field.shape[1]:
+            field = likelihood.location_of(self.field_decoder(tile.field, modality, columns))
+            location = torch.lerp(field, raw[..., 0], self._network_share(tile, step))
+            if step is None:
+                middle = likelihood.location_of(self.field_decoder.middle(modality, columns))
+                location = middle + self.strength * (location - middle)
+            raw = torch.cat([location[..., None], raw[..., 1:]], -1)
+        return likelihood.parameters_of(raw)
+
+    def _network_share(self, tile: Tile, step: int | None) -> Tensor:
+        """Return how far along the path each subspot stands, ``(n_subspots, 1)``: in training a uniform draw per spot."""
+        s = self.settings
+        if step is None:
+            return tile.image_features.new_full((len(tile.subspot_keys), 1), s.network_share)
+        return tile.within.gather(keyed_uniform(s.seed, step, "path", tile.keys, 1)).to(tile.image_features.dtype)
+
+    def evaluate(self, tile: Tile, z: Tensor, step: int | None, with_graph: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the log probability of core spots given the sum over their subspots, and the image term.
+
+        That is the cross-entropy of residuals' inner products against the subspot graph.
+        """
+        hidden = self.hidden(tile, z, step)
+        n = len(tile.subspot_keys)
+        counted = tile.within.assigned & ~tile.within.gather(tile.held_out)
+        sampled = pairs_to_sample(n, self.settings.n_pairs) if with_graph else 0
+        pairs = self._pairs(tile, tile.subspot_core & counted, sampled) if sampled else None
+
+        def one(modality: str, columns: slice) -> tuple[Tensor, ...]:
+            p = self.decode_columns(tile, hidden, modality, columns, step)
+            likelihood = self.likelihood(modality).part(columns)
+            total = likelihood.aggregate(p, tile.parent)
+            log_prob = likelihood.log_prob(tile.core_profiles(modality)[:, columns], total).sum(1)
+            if not with_graph:
+                return (log_prob,)
+            e = likelihood.mean(p) - likelihood.copy_down(tile.profiles[modality][:, columns], tile.within)
+            e = e * (counted[:, None] / likelihood.feature_sd)
+            if pairs is None:
+                return log_prob, e
+            found = pairs.products(e)
+            return log_prob, found.edges, found.sampled
+
+        blocks = self.in_blocks(n, one)
+        log_prob = reduce(add, [b[0] for modality in blocks for b in modality])
+        log_prob = torch.where(tile.parent.n_per_spot > 0, log_prob, torch.zeros_like(log_prob))
+        if not with_graph:
+            return log_prob, None
+        if pairs is not None:
+            return log_prob, pairs([reduce(add, [Products(*b[1:]) for b in modality]) for modality in blocks])
+        residuals = [torch.cat([b[1] for b in modality], 1) for modality in blocks]
+        core, total = tile.subspot_core & counted, tile.n_section_subspots
+        return log_prob, graph_cross_entropy(residuals, tile.subspot_graph, core=core, n_total=total, n_pairs=0)
+
+    def _pairs(self, tile: Tile, core: Tensor, n_pairs: int) -> SampledPairs:
+        draw, n_modalities = lambda n: self.pair_draw(tile, n), len(self.likelihoods)  # noqa: E731
+        return SampledPairs(tile.subspot_graph, core, tile.n_section_subspots, n_pairs, draw, n_modalities)
 
     @torch.no_grad()
     def calibrate(self, tiles: Sequence[Tile]) -> None:
@@ -60,57 +117,28 @@ class SpatialVAE(StageModule):
 
         The slope of the field's spot means on the result's, centred per feature and pooled over features.
         """
-        if not tiles[0].field.shape[1]:
+        if not len(self.field_decoder.loadings):
             return
-        shared = square = 0.0
+        totals: dict[int, Tensor] = {}
         for tile in tiles:
-            latent = self.encode(tile, ~tile.held_out)
-            raw, share = self._network(tile, latent.mean, None), self.settings.network_share
-            n = tile.parent.n_per_spot.clamp(min=1)[:, None]
-            for m, field in self._field(tile).items():
-                ends = [tile.parent.sum(v) / n for v in (field, raw[m][..., 0])]
-                wanted, network = (v - v.mean(0) for v in (e[tile.core & ~tile.held_out] for e in ends))
-                result = wanted + share * (network - wanted)
-                shared += float((result * wanted).sum())
-                square += float(result.square().sum())
+            totals[tile.section] = totals.get(tile.section, 0) + self._moments(tile)
+        shared = square = 0.0
+        for n, wanted, result, product, squared in (t.unbind(0) for t in totals.values()):
+            shared += float((product - wanted * result / n).sum())
+            square += float((squared - result**2 / n).sum())
         self.strength.fill_(shared / square if square > 0 else 1.0)
 
-    def _network_share(self, tile: Tile, step: int | None) -> Tensor:
-        """Return how far along the path each subspot stands, ``(n_subspots, 1)``: in training a uniform draw per spot."""
-        s = self.settings
-        if step is None:
-            return torch.full((len(tile.subspot_keys), 1), s.network_share)
-        return tile.parent.gather(keyed_uniform(s.seed, step, "path", tile.keys, 1))
+    def _moments(self, tile: Tile) -> Tensor:
+        """Return sums over a tile's trained spots, ``(5, n_features)``: ones, the field's means, the result's, product, square."""
+        hidden = self.hidden(tile, self.encode(tile, ~tile.held_out).mean)
+        trained = ~tile.held_out[: tile.n_core]
 
-    def _network(self, tile: Tile, z: Tensor, step: int | None) -> dict[str, Tensor]:
-        s = self.settings
+        def one(modality: str, columns: slice) -> tuple[Tensor]:
+            likelihood = self.likelihood(modality).part(columns)
+            field = likelihood.location_of(self.field_decoder(tile.field, modality, columns))
+            network = self.decoder.heads(hidden, modality, columns)[..., 0]
+            wanted, network = (tile.parent.mean(v)[trained].double() for v in (field, network))
+            result = wanted + self.settings.network_share * (network - wanted)
+            return (torch.stack([torch.ones_like(wanted), wanted, result, result * wanted, result**2]).sum(1),)
 
-        def drop(values: Tensor, stream: str) -> Tensor:
-            return keyed_dropout(values, s.seed, step or 0, stream, tile.subspot_keys, s.dropout)
-
-        return self.decoder(z, tile.image_features, tile.at, None if step is None else drop)
-
-    def spot_log_prob(self, tile: Tile, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Return the log probability of spots' profiles given the sum over their subspots."""
-        total = tile.profiles[next(iter(decoded))].new_zeros(len(tile.keys))
-        for m, p in decoded.items():
-            likelihood: Likelihood = self.likelihoods[m]  # type: ignore[assignment]
-            total = total + likelihood.log_prob(tile.profiles[m], likelihood.aggregate(p, tile.parent)).sum(1)
-        return torch.where(tile.parent.n_per_spot > 0, total, torch.zeros_like(total))
-
-    def graph_term(self, tile: Tile, z: Tensor, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Return the cross-entropy of residuals' inner products against the subspot graph."""
-        counted = tile.parent.assigned & ~tile.parent.gather(tile.held_out.float()[:, None])[:, 0].bool()
-        residuals = []
-        for m, p in decoded.items():
-            likelihood: Likelihood = self.likelihoods[m]  # type: ignore[assignment]
-            e = (likelihood.mean(p) - likelihood.copy_down(tile.profiles[m], tile.parent)) / likelihood.feature_sd
-            residuals.append(e * counted[:, None])
-        return graph_cross_entropy(
-            residuals,
-            tile.subspot_graph,
-            core=tile.subspot_core & counted,
-            n_total=tile.n_section_subspots,
-            n_pairs=self.settings.n_pairs,
-            draw=lambda n: self.pair_draw(tile, n),
-        )
+        return torch.cat([b[0] for modality in self.in_blocks(len(hidden), one) for b in modality], 1)

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial import cKDTree
 
+from soscope.groups import compact_groups
 from soscope.kernels import Kernels, Places, Point
 
 NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 4.0, 12.0)
@@ -23,8 +24,8 @@ GROUP = 500
 """Spots that are kriged together; larger sections are taken in compact groups, so that the cost stays linear."""
 HALO = 4.0
 """Pitches around a group within which other spots inform it."""
-LEARNED_FROM = 4
-"""Groups whose likelihoods choose the hyper-parameters."""
+LEARNED_FROM, LEARNED_GROUP = 4, 500
+"""How many compact groups choose the hyper-parameters by their likelihoods, and the most spots of one: work grows with its cube."""
 
 
 class Setting(NamedTuple):
@@ -32,6 +33,15 @@ class Setting(NamedTuple):
 
     kernels: np.ndarray
     noise: float
+
+
+class Source(NamedTuple):
+    """What is predicted from: the observations that are known, their mean, and hyper-parameters with their weights."""
+
+    known: np.ndarray
+    mean: np.ndarray
+    settings: list[Setting]
+    weights: np.ndarray
 
 
 class AreaKriging:
@@ -52,8 +62,9 @@ class AreaKriging:
         self.kernels = Kernels(places, local)
         self.groups = compact_groups(places.spot_xy, GROUP)
         self.grid = self.kernels.grid
-        chosen = np.linspace(0, len(self.groups) - 1, min(LEARNED_FROM, len(self.groups))).round().astype(int)
-        self._learned_from = [self.groups[i] for i in chosen]
+        smaller = compact_groups(places.spot_xy, LEARNED_GROUP)
+        chosen = np.linspace(0, len(smaller) - 1, min(LEARNED_FROM, len(smaller))).round().astype(int)
+        self._learned_from = [smaller[i] for i in chosen]
         self._between = [self.kernels.between_spots(places.only(g)) for g in self._learned_from]
         self.kernels.normalise(self._between[0])
         for others in self._between[1:]:
@@ -72,22 +83,38 @@ class AreaKriging:
         -------
         Predicted values of all subspots, ``(n_subspots, n_columns)``.
         """
-        mean = values.mean(0)
-        settings, weights = self.weigh(values - mean)
-        predicted = np.empty((len(self.places.spot), values.shape[1]))
+        return self._from(values, [np.ones(len(values), dtype=bool)])[0]
+
+    def both(self, values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Predict from the ``known`` observations alone, boolean ``(n_observed,)``, and from all.
+
+        Covariances, most of the work, are computed once for both.
+        """
+        without, whole = self._from(values, [known, np.ones(len(values), dtype=bool)])
+        return without, whole
+
+    def _from(self, values: np.ndarray, which: list[np.ndarray]) -> list[np.ndarray]:
+        """Predict from each of several choices of observations."""
+        sources = [Source(known, values[known].mean(0), *self.weigh(values, known)) for known in which]
+        predicted = [np.empty((len(self.places.spot), values.shape[1]), dtype=np.float32) for _ in which]
         owner = self._owner()
         for i, group in enumerate(self.groups):
             rows = np.flatnonzero(owner == i)
-            predicted[rows] = mean + self._predict(rows, group, values - mean, settings, weights)
+            for whole, source, part in zip(
+                predicted, sources, self._predict(rows, group, values, sources), strict=True
+            ):
+                whole[rows] = source.mean + part
         return predicted
 
-    def weigh(self, centred: np.ndarray) -> tuple[list[Setting], np.ndarray]:
+    def weigh(self, values: np.ndarray, known: np.ndarray | None = None) -> tuple[list[Setting], np.ndarray]:
         """Return the hyper-parameters that some column gives weight, and the weights, ``(n_settings, n_columns)``.
 
-        Weights are posterior probabilities, all points of the grid being equally likely before; those below a hundredth of
-        a column's largest are left out.
+        Weights are posterior probabilities given the ``known`` observations, all points of the grid being equally likely
+        before; those below a hundredth of a column's largest are left out.
         """
-        likelihood = np.stack([self.log_likelihood(centred, point) for point in self.grid])
+        known = np.ones(len(values), dtype=bool) if known is None else known
+        centred = values - values[known].mean(0)
+        likelihood = np.stack([self.log_likelihood(centred, point, known) for point in self.grid])
         likelihood = likelihood.reshape(-1, centred.shape[1])
         weights = np.exp(likelihood - likelihood.max(0))
         weights[weights < NEGLIGIBLE] = 0
@@ -95,20 +122,21 @@ class AreaKriging:
         settings = [Setting(self.kernels.weights(self.grid[i // len(NOISES)]), NOISES[i % len(NOISES)]) for i in some]
         return settings, weights[some] / weights.sum(0)
 
-    def log_likelihood(self, centred: np.ndarray, point: Point) -> np.ndarray:
+    def log_likelihood(self, centred: np.ndarray, point: Point, known: np.ndarray | None = None) -> np.ndarray:
         """Return the log marginal likelihood at the best variance of the field, up to a constant.
 
         One eigendecomposition serves all columns and noises, ``(n_noises, n_columns)``.
         """
         square, log_det, n = np.zeros((len(NOISES), centred.shape[1])), np.zeros(len(NOISES)), 0
         for group, between in zip(self._learned_from, self._between, strict=True):
-            w = 1 / np.sqrt(self.noise[group])
-            covariance = _weighted(between, self.kernels.weights(point))
+            inside = np.arange(len(group)) if known is None else np.flatnonzero(known[group])
+            w = 1 / np.sqrt(self.noise[group[inside]])
+            covariance = _weighted(between, self.kernels.weights(point))[np.ix_(inside, inside)]
             values, vectors = np.linalg.eigh(covariance * w * w[:, None])
             variance = np.maximum(values, 0) + np.array(NOISES)[:, None]
-            square += (1 / variance) @ (vectors.T @ (centred[group] * w[:, None])) ** 2
+            square += (1 / variance) @ (vectors.T @ (centred[group[inside]] * w[:, None])) ** 2
             log_det += np.log(variance).sum(1)
-            n += len(group)
+            n += len(inside)
         return -0.5 * n * np.log(np.maximum(square / n, 1e-300)) - 0.5 * log_det[:, None]
 
     def _owner(self) -> np.ndarray:
@@ -119,17 +147,23 @@ class AreaKriging:
         return group_of[cKDTree(self.places.spot_xy).query(self.places.xy)[1]]
 
     def _predict(
-        self, rows: np.ndarray, group: np.ndarray, centred: np.ndarray, settings: list[Setting], weights: np.ndarray
-    ) -> np.ndarray:
-        distance, _ = cKDTree(self.places.spot_xy[group]).query(self.places.spot_xy)
-        around = np.flatnonzero(distance <= HALO)
+        self, rows: np.ndarray, group: np.ndarray, values: np.ndarray, sources: list[Source]
+    ) -> list[np.ndarray]:
+        """Return what each source says of the subspots ``rows`` about its mean."""
+        around = _within(self.places.spot_xy, group, HALO)
         seen = self.places.only(around)
-        used = np.asarray(np.stack([s.kernels for s in settings]).max(axis=0) > 0)
+        used = np.asarray(np.stack([s.kernels for source in sources for s in source.settings]).max(axis=0) > 0)
         between = self.kernels.between_spots(seen, used)
-        solved = self._solve(between, centred[around], self.noise[around], settings, weights)
-        predicted = np.empty((len(rows), centred.shape[1]))
+        solved = []
+        for known, mean, settings, weights in sources:
+            inside = np.flatnonzero(known[around])
+            some = [c[np.ix_(inside, inside)] for c in between] if len(inside) < len(around) else between
+            parts = self._solve(some, (values[around] - mean)[inside], self.noise[around][inside], settings, weights)
+            solved.append([_spread(part, inside, len(around)) for part in parts])
+        predicted = [np.empty((len(rows), values.shape[1])) for _ in sources]
         for part, blocks in self.kernels.to_spots(self.places.rows(rows), seen, used):
-            predicted[part] = sum(block @ s for block, s in zip(blocks, solved, strict=True))
+            for whole, each in zip(predicted, solved, strict=True):
+                whole[part] = sum(block @ s for block, s in zip(blocks, each, strict=True))
         return predicted
 
     @staticmethod
@@ -154,14 +188,15 @@ def _weighted(covariances: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     return np.asarray(sum(w * c for w, c in zip(weights, covariances, strict=True) if w))
 
 
-def compact_groups(xy: np.ndarray, size: int) -> list[np.ndarray]:
-    """Divide points into compact groups of at most ``size`` by halving along the longer side."""
-    pending, done = [np.arange(len(xy))], []
-    while pending:
-        group = pending.pop()
-        if len(group) <= size:
-            done.append(group)
-            continue
-        along = np.ptp(xy[group], axis=0).argmax()
-        pending += np.array_split(group[np.argsort(xy[group, along], kind="stable")], 2)
-    return done
+def _spread(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
+    """Return ``(n, ...)`` with values in some rows and zeros in the others."""
+    out = np.zeros((n, *values.shape[1:]))
+    out[rows] = values
+    return out
+
+
+def _within(xy: np.ndarray, group: np.ndarray, distance: float) -> np.ndarray:
+    """Return the points no further than ``distance`` from some point of a group."""
+    low, high = xy[group].min(0) - distance, xy[group].max(0) + distance
+    near = np.flatnonzero(((xy >= low) & (xy <= high)).all(1))
+    return near[cKDTree(xy[group]).query(xy[near])[0] <= distance]

@@ -24,3 +24,10 @@ def rank_within(index: np.ndarray) -> np.ndarray:
     rank = np.empty(len(index), dtype=np.int64)
     rank[order] = np.arange(len(index)) - start
     return rank
+
+
+def group_rows(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows sorted by their index, -1 left out, and where each of ``n`` groups starts in them, ``(n + 1,)``."""
+    order = np.argsort(index, kind="stable")
+    counts = np.bincount(index[index >= 0], minlength=n)
+    return order[len(index) - counts.sum() :], np.concatenate([[0], np.cumsum(counts)])

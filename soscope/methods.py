@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 from omegaconf import open_dict
 
 from soscope.benchmark.baselines import BASELINES
@@ -82,10 +83,11 @@ class TrainedMethod(Method):
         run.loggers = make_loggers(run.cfg, folder)
         do_stages(run, TRAINING.stages, list(TRAINED))
         with measured() as cost:
-            divided = next(divide(run, with_cdf=True))
+            section, divider, _ = next(divide(run))
+            splits = divider.split(np.arange(section.n_subspots), with_cdf=True)
         marks = run.folder.marks()
         before = [Cost(marks[stage]["seconds"], marks[stage]["peak_mb"]) for stage in TRAINED]
-        return divided.splits, Cost.total([*before, cost])
+        return splits, Cost.total([*before, cost])
 
     def run(self, bench: Bench, seed: int, folder: Path) -> Run:
         """Return the run that trains it, on the benchmark's prepared section."""

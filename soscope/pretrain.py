@@ -8,6 +8,7 @@ from torch import Tensor
 
 from soscope.data.tiles import Tile
 from soscope.likelihoods import Likelihood
+from soscope.likelihoods.base import Params
 from soscope.nn.decoder import SpotDecoder
 from soscope.nn.encoder import GraphEncoder
 from soscope.nn.graph_terms import graph_cross_entropy
@@ -27,16 +28,29 @@ class GraphAutoencoder(StageModule):
         super().__init__("pretrain", encoder, likelihoods, settings)
         self.decoder = decoder
 
-    def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, dict[str, Tensor]]:
-        """Return likelihood parameters of spots."""
-        return {m: self.likelihoods[m].parameters_of(raw) for m, raw in self.decoder(z).items()}  # type: ignore[operator]
+    def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> Tensor:
+        """Return the last hidden layer of core spots."""
+        return self.decoder.hidden(z[: tile.n_core])
 
-    def spot_log_prob(self, tile: Tile, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Return the log probability of spots, summed over features and modalities."""
-        parts = [self.likelihoods[m].log_prob(tile.profiles[m], p).sum(1) for m, p in decoded.items()]  # type: ignore[operator]
-        return sum(parts[1:], parts[0])
+    def decode_columns(
+        self, tile: Tile, hidden: Tensor, modality: str, columns: slice, step: int | None = None
+    ) -> Params:
+        """Return likelihood parameters of core spots."""
+        return self.likelihood(modality).part(columns).parameters_of(self.decoder.heads(hidden, modality, columns))
 
-    def graph_term(self, tile: Tile, z: Tensor, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
+    def evaluate(self, tile: Tile, z: Tensor, step: int | None, with_graph: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the log probability of core spots, and the cross-entropy of sigmoid(z z^T) against the spot graph."""
+        hidden = self.hidden(tile, z, step)
+
+        def one(modality: str, columns: slice) -> tuple[Tensor]:
+            p = self.decode_columns(tile, hidden, modality, columns, step)
+            likelihood = self.likelihood(modality).part(columns)
+            return (likelihood.log_prob(tile.core_profiles(modality)[:, columns], p).sum(1),)
+
+        parts = [log_prob for blocks in self.in_blocks(tile.n_core, one) for (log_prob,) in blocks]
+        return sum(parts[1:], parts[0]), self.graph_term(tile, z) if with_graph else None
+
+    def graph_term(self, tile: Tile, z: Tensor) -> Tensor:
         """Return the cross-entropy of sigmoid(z z^T) against the spot graph."""
         return graph_cross_entropy(
             [z * ~tile.held_out[:, None]],

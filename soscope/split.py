@@ -63,6 +63,11 @@ class Split:
             cdf=_stack_cdfs(parts),
         )
 
+    def rows(self, chosen: np.ndarray) -> Split:
+        """Return the split of some subspots, without its draws and distribution function."""
+        sd = None if self.sd is None else self.sd[chosen]
+        return Split(self.mean[chosen], sd, {q: v[chosen] for q, v in self.quantiles.items()})
+
 
 def _stack_cdfs(parts: list[Split]) -> Cdf | None:
     ends = np.cumsum([p.mean.shape[1] for p in parts])[:-1]

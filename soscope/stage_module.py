@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from soscope.data.tiles import Tile
+from soscope.data.tiles import LARGEST_BLOCK, Tile
 from soscope.likelihoods import Likelihood
+from soscope.likelihoods.base import Params
 from soscope.nn.gaussian import Latent
 from soscope.nn.noise import keyed_mask, keyed_normal, keyed_uniform
 from soscope.nn.schedule import Exponential
+
+
 
 
 @dataclass
@@ -83,6 +88,7 @@ class StageModule(pl.LightningModule, ABC):
         self.widening: dict[str, float] = {}
         self.encoder = encoder
         self.likelihoods = nn.ModuleDict(likelihoods)
+        self._held_out_loss = [torch.zeros(()), torch.zeros(())]
 
     @property
     def monitor(self) -> str:
@@ -90,16 +96,51 @@ class StageModule(pl.LightningModule, ABC):
         return f"{self.stage}/held_out_loss"
 
     @abstractmethod
-    def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, dict[str, Tensor]]:
-        """Return likelihood parameters per modality; a ``step`` means training, with that step's dropout."""
+    def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> Any:
+        """Return what features are decoded from; a ``step`` means training, with that step's dropout."""
 
     @abstractmethod
-    def spot_log_prob(self, tile: Tile, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Return the summed log probability of each spot's profiles, ``(n_spots,)``."""
+    def decode_columns(self, tile: Tile, hidden: Any, modality: str, columns: slice, step: int | None = None) -> Params:
+        """Return likelihood parameters of some features of a modality."""
 
     @abstractmethod
-    def graph_term(self, tile: Tile, z: Tensor, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Return this tile's part of the cross-entropy over all pairs, without what belongs to held-out spots."""
+    def evaluate(self, tile: Tile, z: Tensor, step: int | None, with_graph: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the summed log probability of each core spot's profiles, ``(n_core,)``, and the graph term.
+
+        The term is this tile's part of the cross-entropy over all pairs, without what belongs to held-out spots.
+        """
+
+    def likelihood(self, modality: str) -> Likelihood:
+        """Return a modality's likelihood."""
+        return self.likelihoods[modality]  # type: ignore[return-value]
+
+    def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, Params]:
+        """Return likelihood parameters of all features per modality."""
+        hidden = self.hidden(tile, z, step)
+        return {m: self.decode_columns(tile, hidden, m, slice(None), step) for m in self.likelihoods}
+
+    def in_blocks(
+        self, n_rows: int, evaluate: Callable[[str, slice], tuple[Tensor, ...]]
+    ) -> list[list[tuple[Tensor, ...]]]:
+        """Return what ``evaluate`` gives for each modality's blocks of features; several blocks are computed again in backward.
+
+        Parameters
+        ----------
+        n_rows
+            Rows that are decoded, so that a block has at most `LARGEST_BLOCK` entries.
+        evaluate
+            From a modality and columns to tensors.
+        """
+        width = max(LARGEST_BLOCK // max(n_rows, 1), 1)
+        found = []
+        for m in self.likelihoods:
+            n = self.likelihood(m).n_features
+            blocks = [slice(i, min(i + width, n)) for i in range(0, n, width)]
+            if len(blocks) == 1:
+                found.append([evaluate(m, slice(None))])
+            else:
+                found.append([checkpoint(evaluate, m, b, use_reentrant=False) for b in blocks])
+        return found
 
     def encode(self, tile: Tile, visible: Tensor) -> Latent:
         """Return q(z | X, A) with only the ``visible`` spots' profiles shown.
@@ -115,44 +156,52 @@ class StageModule(pl.LightningModule, ABC):
 
         Reconstruction and KL are sums over core spots that are not held out, divided by the section's number of spots.
         """
-        s = self.settings
+        s, n = self.settings, tile.n_core
         held = tile.held_out
         masked = keyed_mask(s.seed, step, "mask", tile.keys, s.mask_share)
         latent = self.encode(tile, ~(held | masked))
         z = latent.sample(keyed_normal(s.seed, step, "z", tile.keys, latent.mean.shape[1]))
-        decoded = self.decode(tile, z, step)
-        counts = (tile.core & ~held).to(z.dtype) / tile.n_section_spots
-        terms = {
-            "reconstruction": -(self.spot_log_prob(tile, decoded) * counts).sum(),
-            "kl": (latent.kl() * counts).sum(),
-        }
-        if s.graph_weight:
-            terms["graph"] = self.graph_term(tile, z, decoded)
-        beta = s.beta.at(step)
-        terms["loss"] = (
-            terms["reconstruction"] + beta * terms["kl"] + s.graph_weight * terms.get("graph", z.new_zeros(()))
-        )
+        log_prob, graph = self.evaluate(tile, z, step, s.graph_weight > 0)
+        counts = (~held[:n]).to(z.dtype) / tile.n_section_spots
+        terms = {"reconstruction": -(log_prob * counts).sum(), "kl": (latent.kl()[:n] * counts).sum()}
+        terms["loss"] = terms["reconstruction"] + s.beta.at(step) * terms["kl"]
+        if graph is not None:
+            terms["graph"] = graph
+            terms["loss"] = terms["loss"] + s.graph_weight * graph
         return terms
 
     def calibrate(self, tiles: Sequence[Tile]) -> None:  # noqa: B027
-        """Set what can only be known after training, from whole tiles; nothing by default."""
+        """Set what can only be known after training, from all tiles; nothing by default."""
 
     def training_step(self, tile: Tile, batch_idx: int) -> Tensor:
-        """Take one tile; the loss is divided by the number of features, so that the clipping threshold fits any panel."""
-        terms = self.losses(tile, self.global_step)
+        """Take one tile, which stands for its section: the loss is multiplied by the section's number of tiles.
+
+        It is divided by the number of features, so that the clipping threshold fits any panel.
+        """
+        terms = {name: value * tile.n_section_tiles for name, value in self.losses(tile, self.global_step).items()}
         for name, value in terms.items():
             self.log(
                 f"{self.stage}/train_{name}", value.detach(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True
             )
         return terms["loss"] / sum(x.shape[1] for x in tile.profiles.values())
 
+    def on_validation_epoch_start(self) -> None:
+        """Start a new sum over tiles."""
+        self._held_out_loss = [torch.zeros((), device=self.device), torch.zeros((), device=self.device)]
+
     def validation_step(self, tile: Tile, batch_idx: int) -> None:
-        """Score held-out spots from what lies around them: minus the mean log probability at the mean of z."""
-        held = tile.held_out
-        chosen = held & tile.core
-        decoded = self.decode(tile, self.encode(tile, ~held).mean)
-        loss = -(self.spot_log_prob(tile, decoded) * chosen).sum() / chosen.sum().clamp(min=1)
-        self.log(self.monitor, loss, prog_bar=True, batch_size=max(int(chosen.sum()), 1), sync_dist=True)
+        """Score held-out spots from what lies around them: minus the log probability at the mean of z."""
+        chosen = tile.held_out[: tile.n_core]
+        if not bool(chosen.any()):
+            return
+        log_prob, _ = self.evaluate(tile, self.encode(tile, ~tile.held_out).mean, None, False)
+        self._held_out_loss[0] -= (log_prob * chosen).sum()
+        self._held_out_loss[1] += chosen.sum()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over the held-out spots of all tiles, whichever process had them."""
+        total = self.trainer.strategy.reduce(torch.stack(self._held_out_loss), reduce_op="sum")
+        self.log(self.monitor, total[0] / total[1].clamp(min=1), prog_bar=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam over all parameters."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 from anndata import read_h5ad
 from rich.console import Console
+from rich.progress import track
 from spatialdata import SpatialData
 
 from soscope import contract
@@ -19,10 +19,10 @@ from soscope.benchmark.comparison import compare
 from soscope.benchmark.verdicts import read_table
 from soscope.build import build_finetune, build_pretrain, describe
 from soscope.config import paths_of, section_names
-from soscope.data.module import SectionsDataModule
+from soscope.data.module import SectionsDataModule, Tiling
 from soscope.data.section import Section
-from soscope.draws import Drawing, write_draws
-from soscope.enhance import add_result, posteriors, split_tile, write_h5ad
+from soscope.draws import Drawing, blocks_to_draw, write_draws
+from soscope.enhance import Divider, latent_means
 from soscope.folder import RunFolder, write_text
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.loggers import log_images
@@ -30,9 +30,10 @@ from soscope.model_file import load_module, save_module
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import make_reader
 from soscope.report.page import write_report
+from soscope.result import result_without_values, write_result
 from soscope.split import Split
 from soscope.stage_module import StageModule
-from soscope.training import fit_stage, is_main_process, wait_for_all
+from soscope.training import count_devices, fit_stage, is_main_process, wait_for_all
 
 console = Console(stderr=False, soft_wrap=True)
 
@@ -67,10 +68,16 @@ class Run:
         if self._data is None:
             paths = [self.folder.prepared(s) for s in self.sections]
             self._data = SectionsDataModule(
-                paths, self.modalities, self.cfg.model.z_width, self.cfg.data.held_out, self.cfg.seed
+                paths, self.modalities, self.cfg.model.z_width, self.cfg.data.held_out, self.cfg.seed, tiling_of(self.cfg)
             )
             self._data.setup()
         return self._data
+
+
+def tiling_of(cfg: Any) -> Tiling:
+    """Return how a config cuts sections into tiles."""
+    data = cfg.data
+    return Tiling(data.tile_spots, data.memory_gb, cfg.model.n_hidden, count_devices(cfg), data.workers)
 
 
 def prepare(run: Run) -> None:
@@ -110,19 +117,19 @@ def finetune(run: Run) -> None:
 
 
 class Divided(NamedTuple):
-    """A section and how the trained model divides it: a split per modality, the latent mean of spots."""
+    """A section, what divides it, and its latent means."""
 
     section: Section
-    splits: dict[str, Split]
+    divider: Divider
     latent: np.ndarray
 
 
-def divide(run: Run, with_cdf: bool = False) -> Iterator[Divided]:
-    """Divide the spots of every section with the trained model; ``with_cdf`` keeps the distribution functions."""
-    data = run.data()
-    model = load_model(run)
-    for section, tile in zip(data.sections, data.result_tiles, strict=True):
-        yield Divided(section, *split_tile(model, tile, run.cfg.enhance.posterior, with_cdf))
+def divide(run: Run) -> Iterator[Divided]:
+    """Go through the sections with what divides their spots: the trained model, every spot seen."""
+    data, model = run.data(), load_model(run)
+    latent = latent_means(model, data.result_tiles, [s.n_spots for s in data.sections])
+    for section, cutter, mean in zip(data.sections, data.result_cutters, latent, strict=True):
+        yield Divided(section, Divider(model, cutter, mean, run.cfg.enhance.posterior), mean)
 
 
 def load_model(run: Run) -> StageModule:
@@ -138,33 +145,36 @@ def load_model(run: Run) -> StageModule:
 def enhance(run: Run) -> None:
     """Divide the spots of every section with the trained model and write the results."""
     scores = []
-    for section, splits, latent in divide(run):
+    for section, divider, latent in divide(run):
         prepared = contract.open_section(run.folder.prepared(section.name))
-        result = add_result(prepared, section, splits, latent, run.cfg.enhance.posterior)
+        result = result_without_values(prepared, section, run.modalities, latent, run.cfg.enhance.posterior)
         _note_verdicts(run, result, section)
-        contract.write_section(result, run.folder.result(section.name))
-        for modality in splits:
-            write_h5ad(result, modality, run.folder.table(section.name, modality))
-        scores += _against_truth(run, section, splits, prepared.shapes[contract.SUBSPOTS].index)
+        files = {m: run.folder.table(section.name, m) for m in run.modalities}
+        rows = track(
+            divider.row_blocks(),
+            f"enhance {section.name}",
+            console=console,
+            transient=True,
+            disable=not run.cfg.trainer.progress,
+        )
+        write_result(result, run.folder.result(section.name), files, map(divider.split, rows))
+        scores += _against_truth(run, section)
+        _draw(run, section, divider)
     if scores:
         write_text(run.folder.comparison_file, pd.concat(scores).to_csv(index=False))
-    _draw(run)
 
 
-def _draw(run: Run) -> None:
+def _draw(run: Run, section: Section, divider: Divider) -> None:
     """Write posterior draws where they were asked for; where not, remove those of an earlier result."""
-    number, posterior = run.cfg.enhance.draws, run.cfg.enhance.posterior
-    if not number:
-        for name, modality in itertools.product(run.sections, run.modalities):
-            shutil.rmtree(run.folder.draws(name, modality), ignore_errors=True)
-        return
-    model, data = load_model(run), run.data()
-    for section, tile in zip(data.sections, data.result_tiles, strict=True):
-        subspots = contract.open_section(run.folder.prepared(section.name)).shapes[contract.SUBSPOTS].index.tolist()
-        for modality, features in section.features.items():
-            drawing = Drawing(section.name, modality, number, run.cfg.seed, posterior)
-            blocks = posteriors(model, tile, posterior, (modality,))
-            write_draws(run.folder.draws(section.name, modality), blocks, subspots, features, drawing)
+    number = run.cfg.enhance.draws
+    subspots = contract.open_section(run.folder.prepared(section.name)).shapes[contract.SUBSPOTS].index.tolist()
+    for modality, features in section.features.items():
+        path = run.folder.draws(section.name, modality)
+        if not number:
+            shutil.rmtree(path, ignore_errors=True)
+            continue
+        drawing = Drawing(section.name, modality, number, run.cfg.seed, divider.posterior)
+        write_draws(path, blocks_to_draw(divider, modality), subspots, features, drawing)
 
 
 def _note_verdicts(run: Run, result: SpatialData, section: Section) -> None:
@@ -179,18 +189,19 @@ def _note_verdicts(run: Run, result: SpatialData, section: Section) -> None:
         var["validation_within_spot_r"] = rows["within_spot_r"].to_numpy()
 
 
-def _against_truth(run: Run, section: Section, splits: dict[str, Split], subspots: pd.Index) -> list[pd.DataFrame]:
+def _against_truth(run: Run, section: Section) -> list[pd.DataFrame]:
     """Score a simulated section; real ones have no truth, and other splits than the simulated one no counterpart."""
     file = run.folder.truth(section.name)
     if not file.is_file():
         return []
     truth = read_h5ad(file)
     rows = []
-    for modality, split in splits.items():
+    for modality in run.modalities:
         likelihood = run.likelihood(modality)
         known = set(section.modalities[modality].features) <= set(truth.var_names)
-        if likelihood.sparse_result and known and truth.obs_names.equals(subspots):
-            rows.append(compare(section, modality, likelihood, split, truth))
+        enhanced = read_h5ad(run.folder.table(section.name, modality))
+        if likelihood.sparse_result and known and truth.obs_names.equals(enhanced.obs_names):
+            rows.append(compare(section, modality, likelihood, Split(enhanced.X), truth))
     return rows
 
 

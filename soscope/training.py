@@ -80,7 +80,7 @@ def fit_stage(
         callbacks.append(EMAWeightAveraging(decay=stage.averaging))
     if cfg.trainer.progress:
         callbacks.append(StageProgress())
-    trainer = _trainer(cfg, stage, callbacks, loggers, folder, validate)
+    trainer = make_trainer(cfg, stage, callbacks, loggers, folder, validate)
     last = folder / "last.ckpt"
     resume = last if last.is_file() else None
     if resume:
@@ -97,9 +97,10 @@ def fit_stage(
     module.cpu().eval()
 
 
-def _trainer(
+def make_trainer(
     cfg: Any, stage: Any, callbacks: list[Callback], loggers: list[Any], folder: Path, validate: bool
 ) -> pl.Trainer:
+    """Return the trainer of a stage; raise `ConfigError` when the machine has not got the devices asked for."""
     try:
         return pl.Trainer(
             accelerator=cfg.trainer.accelerator,
@@ -111,6 +112,7 @@ def _trainer(
             max_epochs=stage.max_epochs,
             limit_val_batches=1.0 if validate else 0,
             num_sanity_val_steps=0,
+            use_distributed_sampler=False,  # the data module shares tiles out itself
             log_every_n_steps=stage.steps_per_epoch,
             callbacks=callbacks,
             logger=loggers,

@@ -24,7 +24,7 @@ from soscope.lattice import Lattice, make_lattice
 from soscope.methods import Bench, TrainedMethod
 from soscope.report.benchmark_page import Scored
 from soscope.run import TRAINING, Plan, Stage, do_stages
-from soscope.stages import Run, console, load_model
+from soscope.stages import Run, console, divide
 
 log = logging.getLogger("soscope")
 WAY_OUT = "Leave validate=true out to train without a verdict."
@@ -74,7 +74,7 @@ def _settle_intervals(run: Run, own: Run) -> None:
 def _coverage_by_factor(own: Run, bench: Bench, modality: str) -> Callable[[float], float]:
     (section,) = bench.run.sections
     trained = TrainedMethod(OURS).run(bench, own.cfg.seed, own.folder.method(section, OURS, own.cfg.seed))
-    return coverage_by_factor(load_model(trained), trained.data().result_tiles[0], bench.cases[modality])
+    return coverage_by_factor(next(divide(trained)).divider, bench.cases[modality])
 
 
 def validation_config(cfg: Any, features: Any, rule: str, methods: Sequence[str] | None) -> Any:

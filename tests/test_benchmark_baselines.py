@@ -11,7 +11,8 @@ from soscope.benchmark.baselines import BASELINES, applicable, places_of
 from soscope.benchmark.observed import Observed
 from soscope.data.section import Profiles, Section
 from soscope.kernels import IMAGE_WIDTH, RANGES, Point, matern32
-from soscope.kriging import NOISES, AreaKriging, compact_groups
+from soscope.groups import compact_groups
+from soscope.kriging import NOISES, AreaKriging
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.nn.parent import Parent
 from soscope.prepare.graphs import Graph
@@ -219,6 +220,7 @@ def test_kriging_finds_a_field_that_follows_the_image(rng: np.random.Generator) 
 
 def test_groups_are_a_partition_of_bounded_size(rng: np.random.Generator) -> None:
     groups = compact_groups(rng.random((130, 2)), 40)
+    assert len(groups) == 4
     assert max(len(g) for g in groups) <= 40
     np.testing.assert_array_equal(np.sort(np.concatenate(groups)), np.arange(130))
 

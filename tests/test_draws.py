@@ -13,7 +13,7 @@ import torch
 import xarray
 
 from soscope.config_checks import check
-from soscope.draws import Drawing, write_draws
+from soscope.draws import Drawing, Drawn, write_draws
 from soscope.enhance import Block
 from soscope.errors import ConfigError
 from soscope.likelihoods import make_likelihood
@@ -39,7 +39,8 @@ def blocks_of(name: str, options: dict) -> Iterator[Block]:
 
 def written(path: Path, name: str, options: dict, number: int, **other: object) -> xarray.Dataset:
     drawing = Drawing(**({"section": "t", "modality": "rna", "number": number, "seed": 0} | other))  # type: ignore[arg-type]
-    write_draws(path, blocks_of(name, options), SUBSPOTS, FEATURES, drawing)
+    blocks = (Drawn(np.arange(8), np.arange(8), block) for block in blocks_of(name, options))
+    write_draws(path, blocks, SUBSPOTS, FEATURES, drawing)
     return xarray.open_zarr(path).load()
 
 

@@ -49,7 +49,7 @@ def section() -> Section:
 def field_of(section: Section, hidden: np.ndarray) -> np.ndarray:
     levels = stabilised_levels(section, {"rna": make_likelihood("nb", 4)})
     components = Components.fit(levels[~hidden], 2)
-    return krige_components([section], [section.image_features], [levels], components, [hidden])[0]
+    return krige_components([section], [section.image_features], [levels], components, [hidden])[0][0]
 
 
 def test_components_are_those_of_scikit_learn(section: Section) -> None:
@@ -111,6 +111,19 @@ def test_hidden_spots_tell_the_field_nothing(section: Section) -> None:
     np.testing.assert_array_equal(field_of(section, hidden), before)
 
 
+def test_the_field_of_all_spots_is_that_of_nothing_hidden(section: Section) -> None:
+    levels = stabilised_levels(section, {"rna": make_likelihood("nb", 4)})
+    components = Components.fit(levels, 2)
+    for hidden in (np.arange(64) % 9 == 0, np.zeros(64, dtype=bool)):
+        _, whole = krige_components([section], [section.image_features], [levels], components, [hidden])[0]
+        np.testing.assert_allclose(whole, AreaKriging(places_of(section), local=True)(components.scores(levels)), atol=1e-5)
+
+
+def places_of(section: Section) -> Places:
+    xy, sub_xy = section.xy_um / 100, section.subspot_xy_um / 100
+    return Places(sub_xy, section.image_features, section.parent, xy, section.image_blocks)
+
+
 def test_smoothing_averages_a_subspot_with_its_neighbours(section: Section) -> None:
     smooth = smooth_over_neighbours(section, 0.5)
     middle = 4 * 27  # inside, with four neighbours
@@ -151,7 +164,7 @@ def test_groups_with_a_halo_agree_with_one_group(section: Section, monkeypatch: 
 
 
 def test_a_result_stands_between_field_and_network(section: Section) -> None:
-    from soscope.data.tiles import make_tile
+    from soscope.data.cutter import TileCutter
     from soscope.finetune import SpatialVAE
     from soscope.nn.decoder import FieldDecoder, SubspotDecoder
     from soscope.nn.encoder import GraphEncoder
@@ -164,13 +177,13 @@ def test_a_result_stands_between_field_and_network(section: Section) -> None:
     view.fit(x, x.sum(1))
     levels = stabilised_levels(section, {"rna": likelihood})
     parts = Components.fit(levels, 2)
-    field = krige_components([section], [section.image_features], [levels], parts, [np.zeros(64, dtype=bool)])[0]
+    field = krige_components([section], [section.image_features], [levels], parts, [np.zeros(64, dtype=bool)])[0][1]
     decoder = FieldDecoder(
         *(torch.from_numpy(p).float() for p in (parts.centre, parts.spread, parts.loadings)), {"rna": 4}
     )
     network = SubspotDecoder(8, 2, 16, {"rna": (4, 1)})
     model = SpatialVAE(GraphEncoder({"rna": view}, 16, 8), network, decoder, {"rna": likelihood}, TrainingSettings())
-    tile = make_tile(section, field=field)
+    tile = TileCutter(section, field=field)()
     z = model.encode(tile, torch.ones(64, dtype=torch.bool)).mean
     at = {}
     for share in (0.0, 0.5, 1.0):

@@ -24,8 +24,9 @@ from soscope.conf_files import conf_dir, with_objective
 from soscope.config import resolved
 from soscope.config_checks import check
 from soscope.data.section import Profiles, Section
-from soscope.data.tiles import Tile, make_tile
-from soscope.enhance import split_tile
+from soscope.data.cutter import TileCutter
+from soscope.data.tiles import Tile
+from soscope.enhance import Divider, latent_means
 from soscope.errors import ConfigError
 from soscope.likelihoods import LIKELIHOODS, Likelihood
 from soscope.likelihoods import NegativeBinomial as ExactNegativeBinomial
@@ -85,7 +86,7 @@ def stages(section: Section) -> Callable[..., tuple[ReleasedModule, ReleasedModu
         cfg = full(f"model={model}", "objective=released", "model.n_hidden=16", f"model.n_latent={D}", *overrides)
         data = SimpleNamespace(sections=[section], features=section.features, n_image=section.image_features.shape[1])
         first, second = build_pretrain(cfg, data), build_finetune(cfg, data)  # type: ignore[arg-type]
-        return first, second, make_tile(section, z_width=0.0)  # type: ignore[return-value]
+        return first, second, TileCutter(section, z_width=0.0)()  # type: ignore[return-value]
 
     return build
 
@@ -267,14 +268,15 @@ def test_means_of_counts_stay_finite_and_non_negative_whatever_the_decoder_says(
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_result_is_the_decoder_alone_at_the_mean_of_z(model: str, stages: Callable) -> None:
+def test_result_is_the_decoder_alone_at_the_mean_of_z(model: str, stages: Callable, section: Section) -> None:
     _, module, tile = stages(model)
     with torch.no_grad():
         latent = module.encoder(tile.profiles["rna"], tile.spot_edges)
         expected = subspot_values(model, raw_of(module, tile, latent.mean), torch.zeros(N * K, G))
+    cutter = TileCutter(section, z_width=0.0)
     for posterior in ("prior", "conditional"):
-        splits, mean = split_tile(module, tile, posterior)
-        found = splits["rna"].mean
+        (mean,) = latent_means(module, [tile], [N])
+        found = Divider(module, cutter, mean, posterior).split(np.arange(N * K))["rna"].mean
         np.testing.assert_allclose(
             getattr(found, "toarray", lambda f=found: f)(), expected.numpy(), rtol=1e-4, atol=1e-5
         )

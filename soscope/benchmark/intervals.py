@@ -10,10 +10,7 @@ import torch
 
 from soscope.benchmark.cases import Case
 from soscope.benchmark.metrics import coverage_name, coverages
-from soscope.data.tiles import Tile
-from soscope.enhance import latent_mean
-from soscope.likelihoods import Likelihood
-from soscope.stage_module import StageModule
+from soscope.enhance import Divider
 
 TARGET = 0.9
 LIMITS = 0.25, 16.0
@@ -23,21 +20,23 @@ STEPS = 12
 
 
 @torch.no_grad()
-def coverage_by_factor(model: StageModule, tile: Tile, case: Case) -> Callable[[float], float]:
+def coverage_by_factor(divider: Divider, case: Case) -> Callable[[float], float]:
     """Return the mean coverage of 90 % intervals as a function of how many times as large subspots' variances are.
 
     Parameters
     ----------
-    model, tile
-        Trained, and the whole section; decoded once.
+    divider
+        The trained model with the section, which is decoded once.
     case
         The same section with its true counts; at most `MAX_FEATURES` of its features are looked at, evenly spaced.
     """
-    likelihood: Likelihood = model.likelihoods[case.modality]  # type: ignore[assignment]
+    likelihood = divider.model.likelihood(case.modality)
     n = likelihood.n_features
     chosen = np.unique(np.linspace(0, n - 1, min(n, MAX_FEATURES)).round().astype(int))
-    p = {k: v[..., chosen] for k, v in model.decode(tile, latent_mean(model, tile))[case.modality].items()}
-    x, truth, observed = tile.profiles[case.modality][:, chosen], case.truth[:, chosen], case.observed[:, chosen]
+    tile, z, _ = divider.tile(np.arange(case.section.n_subspots))
+    p = {k: v[..., chosen] for k, v in divider.model.decode(tile, z)[case.modality].items()}
+    likelihood = likelihood.part(chosen)
+    x, truth, observed = tile.core_profiles(case.modality)[:, chosen], case.truth[:, chosen], case.observed[:, chosen]
 
     def coverage(factor: float) -> float:
         given = likelihood.given_total(x, likelihood.widened(p, factor), tile.parent)

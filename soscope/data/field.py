@@ -76,8 +76,8 @@ def krige_components(
     levels: Sequence[np.ndarray],
     components: Components,
     hidden: Sequence[np.ndarray],
-) -> list[np.ndarray]:
-    """Return the scores of every subspot of every section, ``(n_subspots, n_components)`` each.
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the scores of every subspot of every section, ``(n_subspots, n_components)``, without and with hidden spots.
 
     Parameters
     ----------
@@ -86,20 +86,21 @@ def krige_components(
     components
         What the scores are of.
     hidden
-        Spots nothing may be known of, boolean ``(n_spots,)`` per section.
+        Spots of which the first of each pair may know nothing, boolean ``(n_spots,)`` per section.
     """
     scored = []
     for section, image, level, unseen in zip(sections, features, levels, hidden, strict=True):
-        observed = np.flatnonzero(np.isin(np.arange(section.n_spots), section.parent) & ~unseen)
+        observed = np.flatnonzero(np.isin(np.arange(section.n_spots), section.parent))
         position = np.full(section.n_spots + 1, -1)
         position[observed] = np.arange(len(observed))
         pitch = section.pitch_um
         places = Places(
             section.subspot_xy_um / pitch,
-            image.astype(np.float64),
+            image,
             position[section.parent],
             section.xy_um[observed] / pitch,
             section.image_blocks,
         )
-        scored.append(AreaKriging(places, local=True)(components.scores(level[observed])).astype(np.float32))
+        without, whole = AreaKriging(places, local=True).both(components.scores(level[observed]), ~unseen[observed])
+        scored.append((without.astype(np.float32), whole.astype(np.float32)))
     return scored

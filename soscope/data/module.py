@@ -2,34 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from soscope import contract
+from soscope.data.cutter import TileCutter
 from soscope.data.field import Components, krige_components, smooth_over_neighbours, stabilised_levels
+from soscope.data.plan import TileOrder, check_devices, choose_tile_spots, cores_of
 from soscope.data.section import Section
-from soscope.data.tiles import Tile, held_out_spots, make_tile
+from soscope.data.store import TileStore
+from soscope.data.tiles import LARGEST_BLOCK, Tile, held_out_spots
 from soscope.errors import DataError
 from soscope.likelihoods import Likelihood
 
+log = logging.getLogger("soscope")
 
-class TileDataset(Dataset[Tile]):
-    """Tiles in turn, an epoch being ``n_steps`` steps of one tile each."""
 
-    def __init__(self, tiles: list[Tile], n_steps: int) -> None:
-        self.tiles, self.n_steps = tiles, n_steps
+@dataclass(frozen=True)
+class Tiling:
+    """How sections are cut into tiles.
 
-    def __len__(self) -> int:
-        return self.n_steps
+    Attributes
+    ----------
+    spots
+        Core spots of a tile, or ``auto``: as many as fit the memory.
+    memory_gb
+        Memory, half of it for a training step, half for tiles that are kept ready.
+    n_hidden
+        Width of the model's hidden layers.
+    n_devices
+        Devices that share the tiles.
+    workers
+        Processes that cut tiles ahead of their step.
+    """
 
-    def __getitem__(self, step: int) -> Tile:
-        return self.tiles[step % len(self.tiles)]
+    spots: int | str = "auto"
+    memory_gb: float = 4.0
+    n_hidden: int = 128
+    n_devices: int = 1
+    workers: int = 0
 
 
 class SectionsDataModule(pl.LightningDataModule):
@@ -45,6 +64,8 @@ class SectionsDataModule(pl.LightningDataModule):
         Width of the bumps by which z continues to subspots, in pitches.
     held_out, seed
         Share of spots never trained on, and the seed they are chosen by.
+    tiling
+        How sections are cut.
 
     Notes
     -----
@@ -52,19 +73,34 @@ class SectionsDataModule(pl.LightningDataModule):
     """
 
     def __init__(
-        self, paths: list[Path], modalities: list[str], z_width: float = 0.5, held_out: float = 0.1, seed: int = 0
+        self,
+        paths: list[Path],
+        modalities: list[str],
+        z_width: float = 0.5,
+        held_out: float = 0.1,
+        seed: int = 0,
+        tiling: Tiling | None = None,
     ) -> None:
         super().__init__()
         self.paths, self.modality_names, self.z_width = paths, modalities, z_width
-        self.held_out, self.seed = held_out, seed
+        self.held_out, self.seed, self.tiling = held_out, seed, tiling or Tiling()
         self.steps_per_epoch = 1
         self.sections: list[Section] = []
-        self.tiles: list[Tile] = []
-        self.result_tiles: list[Tile] = []
+        self.tiles: TileStore | list[Tile] = []
+        self.result_tiles: TileStore | list[Tile] = []
+        self.cores: list[list[np.ndarray]] = []
         self.components: Components | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Load the sections once and cut their tiles."""
+        """Load the sections once and plan their tiles.
+
+        Raises
+        ------
+        DataError
+            When sections hold different features.
+        ConfigError
+            When there are more devices than tiles.
+        """
         if self.sections:
             return
         self.sections = [Section.from_sdata(contract.open_section(p), self.modality_names) for p in self.paths]
@@ -74,12 +110,21 @@ class SectionsDataModule(pl.LightningDataModule):
                 raise DataError(
                     f"sections '{first.name}' and '{section.name}' hold different features; prepare them together."
                 )
-        held = self._held_out()
-        self.tiles = [
-            make_tile(s, i, z_width=self.z_width, held_out=h)
-            for i, (s, h) in enumerate(zip(self.sections, held, strict=True))
+        self.cut()
+
+    def cut(self) -> None:
+        """Plan the tiles of the sections that are loaded, and tell how many there are."""
+        t = self.tiling
+        at_least = -(-t.n_devices // len(self.sections))
+        sizes = [
+            choose_tile_spots(s, t.spots, t.memory_gb / 2, t.n_hidden, LARGEST_BLOCK, at_least) for s in self.sections
         ]
-        self.result_tiles = self.tiles
+        self.cores = [cores_of(s, n) for s, n in zip(self.sections, sizes, strict=True)]
+        check_devices(t.n_devices, sum(map(len, self.cores)))
+        for section, cores in zip(self.sections, self.cores, strict=True):
+            if len(cores) > 1:
+                log.info("%s: %d tiles of up to %d spots", section.name, len(cores), max(map(len, cores)))
+        self.tiles = self.result_tiles = self._store()
 
     def add_field(
         self, likelihoods: Mapping[str, Likelihood], n_components: int, smoothing: float, weigh_encoders: bool = True
@@ -107,24 +152,30 @@ class SectionsDataModule(pl.LightningDataModule):
             features = [smooth_over_neighbours(s, smoothing) for s in self.sections]
             if not weigh_encoders:
                 self.sections = [s.with_image_as_one() for s in self.sections]
-            self.tiles = self._with_field(self.components, features, levels, held)
-            everything = [np.zeros_like(h) for h in held]
-            self.result_tiles = self._with_field(self.components, features, levels, everything)
+            fields: list[Any] = [(None, None)] * len(self.sections)
+            if len(self.components.loadings):
+                fields = krige_components(self.sections, features, levels, self.components, held)
+            self.tiles = self._store(features, [f for f, _ in fields])
+            self.result_tiles = self._store(features, [f for _, f in fields])
         return self.components
 
-    def _with_field(
-        self, components: Components, features: list[np.ndarray], levels: list[np.ndarray], hidden: list[np.ndarray]
-    ) -> list[Tile]:
-        fields: list[Any] = [None] * len(self.sections)
-        if len(components.loadings):
-            fields = krige_components(self.sections, features, levels, components, hidden)
-        return [
-            make_tile(s, i, z_width=self.z_width, held_out=h, image_features=y, field=f)
-            for i, (s, h, y, f) in enumerate(zip(self.sections, self._held_out(), features, fields, strict=True))
+    def _store(self, features: Sequence[Any] | None = None, fields: Sequence[Any] | None = None) -> TileStore:
+        nothing = [None] * len(self.sections)
+        cutters = [
+            TileCutter(s, i, self.z_width, h, y, f)
+            for i, (s, h, y, f) in enumerate(
+                zip(self.sections, self._held_out(), features or nothing, fields or nothing, strict=True)
+            )
         ]
+        return TileStore(cutters, self.cores, self.tiling.memory_gb / 2)
 
     def _held_out(self) -> list[np.ndarray]:
         return [held_out_spots(s, self.seed, self.held_out) for s in self.sections]
+
+    @property
+    def result_cutters(self) -> list[TileCutter]:
+        """What cuts tiles that know every spot, one per section."""
+        return self.result_tiles.cutters if isinstance(self.result_tiles, TileStore) else []
 
     @property
     def features(self) -> dict[str, list[str]]:
@@ -137,17 +188,27 @@ class SectionsDataModule(pl.LightningDataModule):
         return self.sections[0].image_features.shape[1]
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return tiles in turn for one epoch of many steps."""
-        return _loader(TileDataset(self.tiles, self.steps_per_epoch))
+        """Return tiles in turn for one epoch of many steps, those of this device."""
+        n_steps = max(self.steps_per_epoch, -(-len(self.tiles) // self._world[1]))
+        return self._loader(TileOrder(len(self.tiles), n_steps, self.seed, *self._world))
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return every tile once."""
-        return _loader(TileDataset(self.tiles, len(self.tiles)))
+        """Return every tile of this device once."""
+        rank, world_size = self._world
+        return self._loader(range(rank, len(self.tiles), world_size))
+
+    @property
+    def _world(self) -> tuple[int, int]:
+        """Return this device's number, and how many there are."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _loader(self, order: Any) -> DataLoader[Any]:
+        workers = self.tiling.workers
+        ahead = {"prefetch_factor": 2, "persistent_workers": True} if workers else {}
+        return DataLoader(
+            self.tiles, batch_size=None, sampler=order, num_workers=workers, collate_fn=lambda tile: tile, **ahead
+        )
 
     def transfer_batch_to_device(self, batch: Tile, device: torch.device, dataloader_idx: int) -> Tile:
         """Move a tile; Lightning does not know its type."""
         return batch if batch.keys.device == device else batch.to(device)
-
-
-def _loader(dataset: TileDataset) -> DataLoader[Any]:
-    return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=0, collate_fn=lambda tile: tile)

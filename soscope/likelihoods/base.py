@@ -6,6 +6,8 @@ A new kind is one subclass in this package (or in a module of yours that is impo
 
 from __future__ import annotations
 
+import copy
+import itertools
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
@@ -110,6 +112,17 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def location_of(self, level: Tensor) -> Tensor:
         """Return the first unconstrained parameter of subspots whose stabilised level is ``level``, the same shape."""
+
+    def part(self, columns: slice | np.ndarray) -> Likelihood:
+        """Return this likelihood for some of its features, sharing tensors: all it keeps per feature, the first axis, is cut."""
+        if isinstance(columns, slice) and columns == slice(None):
+            return self
+        cut = copy.copy(self)
+        cut.__dict__ = dict(self.__dict__) | {"_parameters": {}, "_buffers": {}}
+        for name, value in itertools.chain(self.named_parameters(recurse=False), self.named_buffers(recurse=False)):
+            cut.__dict__[name] = value[columns] if value.shape[:1] == (self.n_features,) else value
+        cut.n_features = len(np.arange(self.n_features)[columns])
+        return cut
 
     def copy_down(self, x: Tensor, parent: Parent) -> Tensor:
         """Give every subspot its equal part of the spot, ``x / K``; zero under no spot."""

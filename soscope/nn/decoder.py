@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import elu
+from torch.nn.functional import elu, linear
 
 from soscope.nn.sparse import SparseMatrix
 
@@ -23,22 +25,23 @@ class Heads(nn.Module):
             nn.init.normal_(layer.weight, std=0.01)  # type: ignore[arg-type]
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
-    def forward(self, h: Tensor) -> dict[str, Tensor]:
-        """Return unconstrained parameters per modality."""
-        return {name: layer(h).reshape(len(h), *self.sizes[name]) for name, layer in self.maps.items()}
+    def forward(self, h: Tensor, modality: str, columns: slice = slice(None)) -> Tensor:
+        """Return unconstrained parameters of some features of a modality, ``(n, n_columns, n_parameters)``."""
+        layer, (n_features, n_parameters) = self.maps[modality], self.sizes[modality]
+        start, stop, _ = columns.indices(n_features)
+        rows = slice(start * n_parameters, stop * n_parameters)
+        raw = linear(h, layer.weight[rows], layer.bias[rows])  # type: ignore[index,arg-type]
+        return raw.reshape(len(h), stop - start, n_parameters)
 
 
 class SpotDecoder(nn.Module):
-    """Two-layer perceptron from z to spot profiles, used in pretraining."""
+    """Two-layer perceptron from z to spot profiles, used in pretraining: ``heads`` of what ``hidden`` returns."""
 
     def __init__(self, n_latent: int, n_hidden: int, sizes: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ELU(), nn.Linear(n_hidden, n_hidden), nn.ELU())
         self.heads = Heads(n_hidden, sizes)
 
-    def forward(self, z: Tensor) -> dict[str, Tensor]:
-        """Return unconstrained parameters of spots per modality."""
-        return self.heads(self.hidden(z))
 
 
 class ResidualBlock(nn.Module):
@@ -56,7 +59,7 @@ class ResidualBlock(nn.Module):
 
 
 class SubspotDecoder(nn.Module):
-    """``omega_m = f(y_m, z at m)``: one linear map of [z, y], two residual blocks, one head per modality.
+    """``omega_m = f(y_m, z at m)``: one linear map of [z, y], two residual blocks (`hidden`), one head per modality (``heads``).
 
     Parameters
     ----------
@@ -78,10 +81,8 @@ class SubspotDecoder(nn.Module):
         self.blocks = nn.Sequential(ResidualBlock(n_hidden), ResidualBlock(n_hidden))
         self.heads = Heads(n_hidden, sizes)
 
-    def forward(
-        self, z: Tensor, image_features: Tensor, at: SparseMatrix, drop: Drop | None = None
-    ) -> dict[str, Tensor]:
-        """Return unconstrained parameters of subspots per modality.
+    def hidden(self, z: Tensor, image_features: Tensor, at: SparseMatrix, drop: Drop | None = None) -> Tensor:
+        """Return what the heads take, ``(n_subspots, n_hidden)``.
 
         Parameters
         ----------
@@ -100,7 +101,7 @@ class SubspotDecoder(nn.Module):
         if self.from_image is not None:
             h = h + self.from_image(image_features)
         h = self.blocks(h)
-        return self.heads(h if drop is None else drop(h, "drop_hidden"))
+        return h if drop is None else drop(h, "drop_hidden")
 
 
 class FieldDecoder(nn.Module):
@@ -122,12 +123,22 @@ class FieldDecoder(nn.Module):
 
     def __init__(self, centre: Tensor, spread: Tensor, loadings: Tensor, widths: Mapping[str, int]) -> None:
         super().__init__()
-        self.widths = dict(widths)
+        ends = itertools.accumulate(widths.values())
+        self.spans = {m: slice(end - n, end) for (m, n), end in zip(widths.items(), ends, strict=True)}
         self.register_buffer("centre", centre)
         self.register_buffer("spread", spread)
         self.register_buffer("loadings", loadings)
 
-    def forward(self, field: Tensor) -> dict[str, Tensor]:
-        """Return stabilised levels of subspots per modality from their components ``(n_subspots, n_components)``."""
-        levels = self.centre + self.spread * (field @ self.loadings)
-        return dict(zip(self.widths, levels.split(list(self.widths.values()), 1), strict=True))
+    def forward(self, field: Tensor, modality: str, columns: slice = slice(None)) -> Tensor:
+        """Return stabilised levels of some features of subspots from their components ``(n_subspots, n_components)``."""
+        span = self._span(modality, columns)
+        return torch.addmm(self.centre[span], field, self.loadings[:, span] * self.spread[span])
+
+    def middle(self, modality: str, columns: slice = slice(None)) -> Tensor:
+        """Return the stabilised levels where all components are zero, ``(n_columns,)``."""
+        return self.centre[self._span(modality, columns)]
+
+    def _span(self, modality: str, columns: slice) -> slice:
+        whole = self.spans[modality]
+        start, stop, _ = columns.indices(whole.stop - whole.start)
+        return slice(whole.start + start, whole.start + stop)

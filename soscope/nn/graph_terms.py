@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import reduce
 
 import torch
@@ -30,6 +31,81 @@ DEFAULT_PAIRS = 512 * 512
 PairDraw = Callable[[int], Tensor]
 PairCost = Callable[[Sequence[Tensor]], Tensor]
 """From the inner products of pairs, one tensor per modality, to the cost of each pair if there is no edge."""
+
+
+@dataclass
+class Products:
+    """Inner products of one modality's vectors where a step looks at them; those of blocks of columns add up.
+
+    Attributes
+    ----------
+    edges
+        Of the ends of every edge from a core row, then of every core row with itself, ``(n_edges + n_core,)``; where there is
+        one modality, their weighted sum.
+    sampled
+        Of the sampled rows and columns, ``(n_sampled, n_sampled)``.
+    """
+
+    edges: Tensor
+    sampled: Tensor
+
+    def __add__(self, other: Products) -> Products:
+        return Products(self.edges + other.edges, self.sampled + other.sampled)
+
+
+class SampledPairs:
+    """The cross-entropy of a graph, its all-pairs part estimated without bias from pairs sampled for this step.
+
+    Parameters
+    ----------
+    graph, core, n_total
+        As for `graph_cross_entropy`.
+    n_pairs
+        Number of sampled pairs: a random square of rows against columns.
+    draw
+        ``draw(n)`` gives uniforms ``(n, 2)``.
+    n_modalities
+        Sets of vectors there are. With one, log odds are the inner products themselves, so that only their sum is needed.
+    """
+
+    def __init__(
+        self, graph: SparseMatrix, core: Tensor, n_total: int, n_pairs: int, draw: PairDraw, n_modalities: int = 1
+    ) -> None:
+        self.graph, self.n, self.n_total, self.single = graph, len(core), n_total, n_modalities == 1
+        self.rows = core.nonzero()[:, 0]
+        self.core = core[:, None]
+        uniform = draw(math.isqrt(n_pairs - 1) + 1)
+        n_rows = self.rows.numel()
+        self.i = self.rows[(uniform[:, 0] * n_rows).long().clamp(max=n_rows - 1)]
+        self.j = (uniform[:, 1] * self.n).long().clamp(max=self.n - 1)
+        if not self.single:
+            kept = core[graph.row]
+            self.edges = graph.row[kept], graph.col[kept], graph.weight[kept]
+
+    def products(self, vectors: Tensor) -> Products:
+        """Return the products of some columns of one modality's vectors, ``(n, width)``."""
+        sampled = vectors[self.i] @ vectors[self.j].T
+        own = vectors * self.core
+        if self.single:
+            return Products((own * (self.graph @ vectors + vectors)).sum(), sampled)
+        i, j, _ = self.edges
+        return Products(torch.cat([(vectors[i] * vectors[j]).sum(-1), vectors[self.rows].square().sum(-1)]), sampled)
+
+    def __call__(self, products: Sequence[Products]) -> Tensor:
+        """Return the cross-entropy, from the products of every modality."""
+        everywhere = _unlinked([p.sampled for p in products]).mean() * (self.rows.numel() * self.n_total)
+        if self.single:
+            return (everywhere - products[0].edges) / self.n_total**2
+        odds = _log_expm1(_unlinked([p.edges for p in products]))
+        weight = torch.cat([self.edges[2], torch.ones_like(self.rows, dtype=odds.dtype)])
+        return (everywhere - (weight * odds).sum()) / self.n_total**2
+
+
+def pairs_to_sample(n: int, n_pairs: int | None) -> int:
+    """Return how many pairs of ``n`` rows are sampled under a setting; 0 for the exact sum."""
+    if n_pairs is None:
+        return 0 if n <= EXACT_UP_TO else DEFAULT_PAIRS
+    return n_pairs
 
 
 def graph_cross_entropy(
@@ -65,22 +141,33 @@ def graph_cross_entropy(
     total = n if n_total is None else n_total
     if core is None:
         core = torch.ones(n, dtype=torch.bool, device=vectors[0].device)
+    sampled = pairs_to_sample(n, n_pairs)
+    if sampled:
+        term = SampledPairs(graph, core, total, sampled, _drawing(draw), len(vectors))
+        return term([term.products(v) for v in vectors])
     rows = core.nonzero()[:, 0]
-    everywhere = all_pairs(_unlinked, vectors, rows, n_pairs, draw, block) * (total / n)
-    return (everywhere - _linked(vectors, graph.rows(core), rows)) / total**2
+    everywhere = _exact_sum(_unlinked, vectors, rows, block) * (total / n)
+    return (everywhere - _linked(vectors, graph, core, rows)) / total**2
+
+
+def _drawing(draw: PairDraw | None) -> PairDraw:
+    if draw is None:
+        raise ValueError("sampled pairs need a source of random numbers: pass draw=")
+    return draw
 
 
 def _unlinked(products: Sequence[Tensor]) -> Tensor:
     return reduce(torch.add, map(softplus, products))
 
 
-def _linked(vectors: Sequence[Tensor], graph: SparseMatrix, rows: Tensor) -> Tensor:
+def _linked(vectors: Sequence[Tensor], graph: SparseMatrix, core: Tensor, rows: Tensor) -> Tensor:
     """Return the sum over edges and the diagonal of weight times log odds."""
     if len(vectors) == 1:  # log odds are s_ij itself, so the sum is a quadratic form
         v = vectors[0]
-        return (v * (graph @ v)).sum() + v[rows].square().sum()
-    edges = _log_expm1(_pair_cost(vectors, graph.row, graph.col))
-    return (graph.weight * edges).sum() + _log_expm1(_pair_cost(vectors, rows, rows)).sum()
+        return (v * core[:, None] * (graph @ v + v)).sum()
+    kept = core[graph.row]
+    edges = _log_expm1(_pair_cost(vectors, graph.row[kept], graph.col[kept]))
+    return (graph.weight[kept] * edges).sum() + _log_expm1(_pair_cost(vectors, rows, rows)).sum()
 
 
 def all_pairs(
@@ -96,13 +183,10 @@ def all_pairs(
     The other arguments are those of `graph_cross_entropy`.
     """
     n = vectors[0].shape[0]
-    if n_pairs is None:
-        n_pairs = 0 if n <= EXACT_UP_TO else DEFAULT_PAIRS
+    n_pairs = pairs_to_sample(n, n_pairs)
     if n_pairs == 0:
         return _exact_sum(cost, vectors, rows, block)
-    if draw is None:
-        raise ValueError("sampled pairs need a source of random numbers: pass draw=")
-    uniform = draw(math.isqrt(n_pairs - 1) + 1)
+    uniform = _drawing(draw)(math.isqrt(n_pairs - 1) + 1)
     i = rows[(uniform[:, 0] * rows.numel()).long().clamp(max=rows.numel() - 1)]
     j = (uniform[:, 1] * n).long().clamp(max=n - 1)
     return cost([v[i] @ v[j].T for v in vectors]).mean() * (rows.numel() * n)

@@ -15,30 +15,25 @@ class Parent:
         Spot of each subspot, shape ``(n_subspots,)``; -1 for a subspot under no spot, which is left out of every sum.
     n_spots
         Number of spots; a spot without subspots sums to zero.
+    n_per_spot
+        Number of subspots of every spot, where some of them are not among these, ``(n_spots,)``.
 
     Notes
     -----
-    Sums are index reductions. When every spot has the same number of subspots in contiguous rows, a reshape does the
-    same faster.
+    Sums are index reductions. Where the first spots have the same number of subspots in contiguous rows, a reshape does the
+    same faster for them; on a regular section these are all.
     """
 
-    def __init__(self, index: Tensor, n_spots: int) -> None:
+    def __init__(self, index: Tensor, n_spots: int, n_per_spot: Tensor | None = None) -> None:
         if index.numel() and (int(index.min()) < -1 or int(index.max()) >= n_spots):
             raise ValueError(f"parent must lie in [-1, {n_spots}), found {int(index.min())} to {int(index.max())}")
         self.index = index
         self.n_spots = n_spots
         self.assigned = index >= 0
-        self.n_per_spot = torch.bincount(index[self.assigned], minlength=n_spots)
-        self._regular = self._constant_count()
-        self._safe = torch.where(self.assigned, index, n_spots)
-
-    def _constant_count(self) -> int | None:
-        n = self.index.numel()
-        if not n or n % self.n_spots:
-            return None
-        k = n // self.n_spots
-        rows = torch.arange(self.n_spots, device=self.index.device).repeat_interleave(k)
-        return k if torch.equal(rows, self.index) else None
+        counted = torch.bincount(index[self.assigned], minlength=n_spots)
+        self.n_per_spot = counted if n_per_spot is None else n_per_spot
+        self._regular, self._k = _regular_start(index, counted)
+        self._rest = torch.where(self.assigned, index, n_spots)[self._regular * self._k :]
 
     def to(self, device: torch.device | str) -> Parent:
         """Return a copy on another device."""
@@ -49,10 +44,12 @@ class Parent:
 
     def sum(self, values: Tensor) -> Tensor:
         """Add subspot rows up to spots, ``(n_subspots, ...) -> (n_spots, ...)`` (Eq. 1 of Li et al. 2024)."""
-        if self._regular:
-            return values.reshape(self.n_spots, self._regular, *values.shape[1:]).sum(1)
-        out = values.new_zeros(self.n_spots + 1, *values.shape[1:])
-        return out.index_add(0, self._safe, values)[:-1]
+        n, k = self._regular, self._k
+        first = values[: n * k].reshape(n, k, *values.shape[1:]).sum(1)
+        if not len(self._rest) and n == self.n_spots:
+            return first
+        out = torch.cat([first, values.new_zeros(self.n_spots + 1 - n, *values.shape[1:])])
+        return out.index_add(0, self._rest, values[n * k :])[:-1]
 
     def mean(self, values: Tensor) -> Tensor:
         """Average subspot rows over their spot; zero for a spot without subspots."""
@@ -61,7 +58,19 @@ class Parent:
 
     def gather(self, values: Tensor) -> Tensor:
         """Copy spot rows down to their subspots, ``(n_spots, ...) -> (n_subspots, ...)``; zero under no spot."""
-        if self._regular:
-            return values.repeat_interleave(self._regular, 0)
+        first = values[: self._regular].repeat_interleave(self._k, 0)
+        if not len(self._rest):
+            return first
         padded = torch.cat([values, values.new_zeros(1, *values.shape[1:])])
-        return padded[self._safe]
+        return torch.cat([first, padded[self._rest]])
+
+
+def _regular_start(index: Tensor, counted: Tensor) -> tuple[int, int]:
+    """Return how many spots at the beginning have the same number of subspots in contiguous rows, and that number."""
+    k = int(counted[0]) if len(counted) else 0
+    if not k:
+        return 0, 1
+    n = min(len(index) // k, len(counted))
+    rows = torch.arange(n, device=index.device).repeat_interleave(k)
+    same = ((rows == index[: n * k]) & (counted[rows] == k)).reshape(n, k).all(1)
+    return int(same.long().cumprod(0).sum()), k

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from soscope.data.tiles import Tile
+from soscope.likelihoods.base import Params
 from soscope.nn.gaussian import Latent
 from soscope.nn.noise import keyed_normal
 from soscope.nn.schedule import Exponential
@@ -45,16 +46,16 @@ class ReleasedModule(StageModule):
         s = self.settings
         latent = self.encode(tile, torch.ones_like(tile.core))
         z = latent.sample(keyed_normal(s.seed, step, "z", tile.keys, latent.mean.shape[1]))
-        decoded = self.decode(tile, z, step)
-        share = tile.core.to(z.dtype) / tile.n_section_spots
+        log_prob, graph = self.evaluate(tile, z, step, s.graph_weight > 0)
         terms = {
-            "reconstruction": -(self.spot_log_prob(tile, decoded) * share).sum(),
-            "kl": (sampled_kl(latent, z) * share).sum(),
+            "reconstruction": -log_prob.sum() / tile.n_section_spots,
+            "kl": sampled_kl(latent, z)[: tile.n_core].sum() / tile.n_section_spots,
         }
-        if s.graph_weight:
-            terms["graph"] = self.graph_term(tile, z, decoded)
         total = terms["reconstruction"] + s.beta.at(step) * terms["kl"]
-        terms["loss"] = s.gamma.at(step) * (total + s.graph_weight * terms.get("graph", z.new_zeros(())))
+        if graph is not None:
+            terms["graph"] = graph
+            total = total + s.graph_weight * graph
+        terms["loss"] = s.gamma.at(step) * total
         return terms
 
     def training_step(self, tile: Tile, batch_idx: int) -> Tensor:
@@ -69,7 +70,17 @@ class ReleasedModule(StageModule):
 class ReleasedVGAE(ReleasedModule, GraphAutoencoder):
     """Stage 1: -log p(x | z) + cross-entropy of sigmoid(z z^T) against the spot graph + beta KL."""
 
-    def graph_term(self, tile: Tile, z: Tensor, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
+    def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, Tensor]:
+        """Return unconstrained parameters of core spots."""
+        return self.decoder(z[: tile.n_core])
+
+    def decode_columns(
+        self, tile: Tile, hidden: dict[str, Tensor], modality: str, columns: slice, step: int | None = None
+    ) -> Params:
+        """Return parameters of core spots."""
+        return self.likelihood(modality).parameters_of(hidden[modality][:, columns])
+
+    def graph_term(self, tile: Tile, z: Tensor) -> Tensor:
         """Return the cross-entropy of sigmoid(z z^T) against the spot graph."""
         return saturating_cross_entropy(
             [z],
@@ -94,34 +105,43 @@ class ReleasedSVAE(ReleasedModule):
         super().__init__("finetune", encoder, likelihoods, settings)
         self.decoder = decoder
 
-    def decode(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, dict[str, Tensor]]:
+    def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, Params]:
         """Return parameters of subspots; in training ``mu`` is what enters the loss, for real values a sample."""
         decoded = {}
-        for m, raw in self.decoder(z, tile.image_features, tile.parent).items():
+        for m, raw in self.decoder(z, tile.image_features, tile.within).items():
             likelihood: ReleasedLikelihood = self.likelihoods[m]  # type: ignore[assignment]
             p = likelihood.parameters_of(raw)
             decoded[m] = p if step is None else likelihood.drawn(p, self._normal(tile, step, m))
         return decoded
 
+    def decode_columns(
+        self, tile: Tile, hidden: dict[str, Params], modality: str, columns: slice, step: int | None = None
+    ) -> Params:
+        """Return the parameters of some features."""
+        return {k: v[..., columns] for k, v in hidden[modality].items()}
+
     def _normal(self, tile: Tile, step: int, modality: str) -> Any:
         offset = list(self.likelihoods).index(modality) << 32  # another range of ids for every modality
         return lambda width: keyed_normal(self.settings.seed, step, "subspot", tile.subspot_keys + offset, width)
 
-    def spot_log_prob(self, tile: Tile, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Return minus the squared error of each spot, averaged over features, by ``scale``; no likelihood is taken."""
-        cost = torch.zeros_like(tile.core, dtype=tile.image_features.dtype)
-        for m, p in decoded.items():
-            total = self.likelihoods[m].aggregate(p, tile.parent)["mu"]  # type: ignore[operator]
-            cost = cost + (total - tile.profiles[m]).square().mean(1)
-        return torch.where(tile.parent.n_per_spot > 0, -cost / self.settings.scale, torch.zeros_like(cost))
+    def evaluate(self, tile: Tile, z: Tensor, step: int | None, with_graph: bool) -> tuple[Tensor, Tensor | None]:
+        """Return minus the squared error of each core spot, averaged over features, by ``scale``, and the image term.
 
-    def graph_term(self, tile: Tile, z: Tensor, decoded: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Return the cross-entropy of raw residuals' inner products against the subspot graph."""
-        counted = tile.parent.assigned
+        No likelihood is taken; the term is the cross-entropy of raw residuals' inner products against the subspot graph.
+        """
+        decoded = self.hidden(tile, z, step)
+        cost = tile.image_features.new_zeros(tile.n_core)
+        for m, p in decoded.items():
+            total = self.likelihood(m).aggregate(p, tile.parent)["mu"]
+            cost = cost + (total - tile.core_profiles(m)).square().mean(1)
+        cost = torch.where(tile.parent.n_per_spot > 0, -cost / self.settings.scale, torch.zeros_like(cost))
+        return cost, self._image_term(tile, decoded) if with_graph else None
+
+    def _image_term(self, tile: Tile, decoded: dict[str, Params]) -> Tensor:
+        counted = tile.within.assigned
         residuals = []
         for m, p in decoded.items():
-            likelihood: ReleasedLikelihood = self.likelihoods[m]  # type: ignore[assignment]
-            e = likelihood.mean(p) - likelihood.copy_down(tile.profiles[m], tile.parent)
+            e = self.likelihood(m).mean(p) - self.likelihood(m).copy_down(tile.profiles[m], tile.within)
             residuals.append(e * counted[:, None])
         return saturating_cross_entropy(
             residuals,
