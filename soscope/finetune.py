@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from operator import add
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from soscope.data.tiles import Tile
+from soscope.data.tiles import LARGEST_BLOCK, Tile
 from soscope.likelihoods import Likelihood
 from soscope.likelihoods.base import Params
 from soscope.nn.decoder import FieldDecoder, SubspotDecoder
 from soscope.nn.encoder import GraphEncoder
-from soscope.nn.graph_terms import Products, SampledPairs, graph_cross_entropy, pairs_to_sample
+from soscope.nn.graph_terms import Products, SampledPairs, cross_entropy_of, pairs_to_sample, with_diagonal
 from soscope.nn.noise import keyed_dropout, keyed_uniform
+from soscope.nn.sparse import SparseMatrix
 from soscope.stage_module import StageModule, TrainingSettings
 
 
@@ -56,13 +58,39 @@ class SpatialVAE(StageModule):
         likelihood = self.likelihood(modality).part(columns)
         raw = self.decoder.heads(hidden, modality, columns)
         if tile.field.shape[1]:
-            field = likelihood.location_of(self.field_decoder(tile.field, modality, columns))
+            field = self._field(tile, modality, columns)
             location = torch.lerp(field, raw[..., 0], self._network_share(tile, step))
             if step is None:
                 middle = likelihood.location_of(self.field_decoder.middle(modality, columns))
-                location = middle + self.strength * (location - middle)
-            raw = torch.cat([location[..., None], raw[..., 1:]], -1)
+                location = torch.lerp(middle, location, self.strength)
+            raw = location[..., None] if raw.shape[-1] == 1 else torch.cat([location[..., None], raw[..., 1:]], -1)
         return likelihood.parameters_of(raw)
+
+    def _field(self, tile: Tile, modality: str, columns: slice) -> Tensor:
+        """Return the location parameter that the kriged field alone would give, ``(n_subspots, n_columns)``."""
+        likelihood = self.likelihood(modality).part(columns)
+        return self._constant(
+            tile,
+            ("field", modality, columns.start),
+            lambda: likelihood.location_of(self.field_decoder(tile.field, modality, columns)),
+        )
+
+    def _equal_parts(self, tile: Tile, modality: str, columns: slice) -> Tensor:
+        """Return minus the spots' equal parts in deviations over spots, ``(n_subspots, n_columns)``."""
+        likelihood = self.likelihood(modality).part(columns)
+        return self._constant(
+            tile,
+            ("equal_parts", modality, columns.start),
+            lambda: -likelihood.copy_down(tile.profiles[modality][:, columns], tile.within) / likelihood.feature_sd,
+        )
+
+    def _constant(self, tile: Tile, key: Any, make: Callable[[], Tensor]) -> Tensor:
+        """Return what training does not change, kept with the tile unless it is too large."""
+        n_features = sum(self.likelihood(m).n_features for m in self.likelihoods)
+        if self.training and len(tile.subspot_keys) * n_features <= LARGEST_BLOCK:
+            return tile.once(key, make)
+        with torch.no_grad():
+            return make()
 
     def _network_share(self, tile: Tile, step: int | None) -> Tensor:
         """Return how far along the path each subspot stands, ``(n_subspots, 1)``: in training a uniform draw per spot."""
@@ -77,10 +105,7 @@ class SpatialVAE(StageModule):
         That is the cross-entropy of residuals' inner products against the subspot graph.
         """
         hidden = self.hidden(tile, z, step)
-        n = len(tile.subspot_keys)
-        counted = tile.within.assigned & ~tile.within.gather(tile.held_out)
-        sampled = pairs_to_sample(n, self.settings.n_pairs) if with_graph else 0
-        pairs = self._pairs(tile, tile.subspot_core & counted, sampled) if sampled else None
+        pairs = self._pairs(tile) if with_graph else None
 
         def one(modality: str, columns: slice) -> tuple[Tensor, ...]:
             p = self.decode_columns(tile, hidden, modality, columns, step)
@@ -89,27 +114,42 @@ class SpatialVAE(StageModule):
             log_prob = likelihood.log_prob(tile.core_profiles(modality)[:, columns], total).sum(1)
             if not with_graph:
                 return (log_prob,)
-            e = likelihood.mean(p) - likelihood.copy_down(tile.profiles[modality][:, columns], tile.within)
-            e = e * (counted[:, None] / likelihood.feature_sd)
+            equal = self._equal_parts(tile, modality, columns)
+            e = torch.addcmul(equal, likelihood.mean(p), 1 / likelihood.feature_sd)
             if pairs is None:
                 return log_prob, e
             found = pairs.products(e)
             return log_prob, found.edges, found.sampled
 
-        blocks = self.in_blocks(n, one)
+        blocks = self.in_blocks(len(hidden), one)
         log_prob = reduce(add, [b[0] for modality in blocks for b in modality])
         log_prob = torch.where(tile.parent.n_per_spot > 0, log_prob, torch.zeros_like(log_prob))
         if not with_graph:
             return log_prob, None
         if pairs is not None:
             return log_prob, pairs([reduce(add, [Products(*b[1:]) for b in modality]) for modality in blocks])
-        residuals = [torch.cat([b[1] for b in modality], 1) for modality in blocks]
-        core, total = tile.subspot_core & counted, tile.n_section_subspots
-        return log_prob, graph_cross_entropy(residuals, tile.subspot_graph, core=core, n_total=total, n_pairs=0)
+        counted, rows, edges = self._graph(tile)
+        residuals = [torch.cat([b[1] for b in modality], 1) * counted[:, None] for modality in blocks]
+        return log_prob, cross_entropy_of(residuals, edges, rows, tile.n_section_subspots, 0)
 
-    def _pairs(self, tile: Tile, core: Tensor, n_pairs: int) -> SampledPairs:
+    def _pairs(self, tile: Tile) -> SampledPairs | None:
+        """Return the pairs of this step, or ``None`` where the sum over all is exact."""
+        n_pairs = pairs_to_sample(len(tile.subspot_keys), self.settings.n_pairs)
+        if not n_pairs:
+            return None
+        counted, rows, edges = self._graph(tile)
         draw, n_modalities = lambda n: self.pair_draw(tile, n), len(self.likelihoods)  # noqa: E731
-        return SampledPairs(tile.subspot_graph, core, tile.n_section_subspots, n_pairs, draw, n_modalities)
+        return SampledPairs(edges, rows, counted, tile.n_section_subspots, n_pairs, draw, n_modalities)
+
+    def _graph(self, tile: Tile) -> tuple[Tensor, Tensor, SparseMatrix]:
+        """Return which subspots have a residual (those of spots that are trained on), which of them count, and their edges."""
+
+        def make() -> tuple[Tensor, Tensor, SparseMatrix]:
+            counted = tile.within.assigned & ~tile.within.gather(tile.held_out)
+            core = tile.subspot_core & counted
+            return counted, core.nonzero()[:, 0], with_diagonal(tile.subspot_graph, core, counted)
+
+        return tile.once("subspot_edges", make)
 
     @torch.no_grad()
     def calibrate(self, tiles: Sequence[Tile]) -> None:
@@ -134,8 +174,7 @@ class SpatialVAE(StageModule):
         trained = ~tile.held_out[: tile.n_core]
 
         def one(modality: str, columns: slice) -> tuple[Tensor]:
-            likelihood = self.likelihood(modality).part(columns)
-            field = likelihood.location_of(self.field_decoder(tile.field, modality, columns))
+            field = self._field(tile, modality, columns)
             network = self.decoder.heads(hidden, modality, columns)[..., 0]
             wanted, network = (tile.parent.mean(v)[trained].double() for v in (field, network))
             result = wanted + self.settings.network_share * (network - wanted)

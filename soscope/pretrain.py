@@ -11,7 +11,7 @@ from soscope.likelihoods import Likelihood
 from soscope.likelihoods.base import Params
 from soscope.nn.decoder import SpotDecoder
 from soscope.nn.encoder import GraphEncoder
-from soscope.nn.graph_terms import graph_cross_entropy
+from soscope.nn.graph_terms import cross_entropy_of, with_diagonal
 from soscope.stage_module import StageModule, TrainingSettings
 
 
@@ -52,11 +52,8 @@ class GraphAutoencoder(StageModule):
 
     def graph_term(self, tile: Tile, z: Tensor) -> Tensor:
         """Return the cross-entropy of sigmoid(z z^T) against the spot graph."""
-        return graph_cross_entropy(
-            [z * ~tile.held_out[:, None]],
-            tile.spot_graph,
-            core=tile.core & ~tile.held_out,
-            n_total=tile.n_section_spots,
-            n_pairs=self.settings.n_pairs,
-            draw=lambda n: self.pair_draw(tile, n),
-        )
+        seen = ~tile.held_out
+        rows = tile.core & seen
+        edges = tile.once("spot_edges", lambda: with_diagonal(tile.spot_graph, rows, seen))
+        n_pairs, draw = self.settings.n_pairs, lambda n: self.pair_draw(tile, n)
+        return cross_entropy_of([z * seen[:, None]], edges, rows.nonzero()[:, 0], tile.n_section_spots, n_pairs, draw)

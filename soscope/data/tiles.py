@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from soscope.nn.sparse import SparseMatrix
 
 LARGEST_BLOCK = 2**24
 """Entries, rows times features, that are decoded at a time; what is above goes in blocks of features, computed again in backward."""
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -56,6 +59,8 @@ class Tile:
         Sizes of the whole section, to which sums over tiles add up.
     n_section_tiles
         Number of tiles the section is cut into.
+    kept
+        What was computed from the tile once.
     """
 
     section: int
@@ -80,6 +85,14 @@ class Tile:
     n_section_spots: int
     n_section_subspots: int
     n_section_tiles: int = 1
+    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what ``make`` returns, made when first asked for under this key: what does not change from step to step."""
+        if key not in self.kept:
+            with torch.no_grad():
+                self.kept[key] = make()
+        return self.kept[key]
 
     @property
     def n_core(self) -> int:
@@ -92,7 +105,7 @@ class Tile:
 
     def to(self, device: torch.device | str) -> Tile:
         """Return a copy on another device."""
-        return Tile(**{f.name: _to(getattr(self, f.name), device) for f in fields(self)})
+        return Tile(**{f.name: _to(getattr(self, f.name), device) for f in fields(self) if f.name != "kept"})
 
     def n_bytes(self) -> int:
         """Return the memory its tensors take."""
@@ -123,5 +136,6 @@ def _bytes(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_bytes, value.values()))
     if isinstance(value, Tensor):
-        return value.numel() * value.element_size()
+        stored = value.values() if value.layout == torch.sparse_csr else value
+        return stored.numel() * stored.element_size()
     return sum(map(_bytes, vars(value).values())) if hasattr(value, "to") else 0

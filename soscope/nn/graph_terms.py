@@ -40,8 +40,7 @@ class Products:
     Attributes
     ----------
     edges
-        Of the ends of every edge from a core row, then of every core row with itself, ``(n_edges + n_core,)``; where there is
-        one modality, their weighted sum.
+        Of the ends of every edge and of rows with themselves, ``(n_entries,)``; where there is one modality, their weighted sum.
     sampled
         Of the sampled rows and columns, ``(n_sampled, n_sampled)``.
     """
@@ -53,13 +52,37 @@ class Products:
         return Products(self.edges + other.edges, self.sampled + other.sampled)
 
 
+def with_diagonal(graph: SparseMatrix, core: Tensor, counted: Tensor | None = None) -> SparseMatrix:
+    """Return what the edges of a step are: those from core rows, with their weights, and ones on the diagonal.
+
+    Parameters
+    ----------
+    graph
+        Without self-loops, ``(n, n)``.
+    core
+        Rows that count, boolean ``(n,)``.
+    counted
+        Rows an edge may lead to; all by default.
+    """
+    kept = core[graph.row] if counted is None else core[graph.row] & counted[graph.col]
+    own = core.nonzero()[:, 0]
+    row, col = torch.cat([graph.row[kept], own]), torch.cat([graph.col[kept], own])
+    return SparseMatrix(row, col, torch.cat([graph.weight[kept], graph.weight.new_ones(len(own))]), graph.shape)
+
+
 class SampledPairs:
     """The cross-entropy of a graph, its all-pairs part estimated without bias from pairs sampled for this step.
 
     Parameters
     ----------
-    graph, core, n_total
-        As for `graph_cross_entropy`.
+    edges
+        From `with_diagonal`.
+    rows
+        Rows that count, ``(n_core,)``: the first members of pairs.
+    counted
+        Rows whose vectors are not taken as zero, boolean ``(n,)``.
+    n_total
+        Rows of the whole section.
     n_pairs
         Number of sampled pairs: a random square of rows against columns.
     draw
@@ -69,36 +92,40 @@ class SampledPairs:
     """
 
     def __init__(
-        self, graph: SparseMatrix, core: Tensor, n_total: int, n_pairs: int, draw: PairDraw, n_modalities: int = 1
+        self,
+        edges: SparseMatrix,
+        rows: Tensor,
+        counted: Tensor,
+        n_total: int,
+        n_pairs: int,
+        draw: PairDraw,
+        n_modalities: int = 1,
     ) -> None:
-        self.graph, self.n, self.n_total, self.single = graph, len(core), n_total, n_modalities == 1
-        self.rows = core.nonzero()[:, 0]
-        self.core = core[:, None]
-        uniform = draw(math.isqrt(n_pairs - 1) + 1)
-        n_rows = self.rows.numel()
-        self.i = self.rows[(uniform[:, 0] * n_rows).long().clamp(max=n_rows - 1)]
-        self.j = (uniform[:, 1] * self.n).long().clamp(max=self.n - 1)
-        if not self.single:
-            kept = core[graph.row]
-            self.edges = graph.row[kept], graph.col[kept], graph.weight[kept]
+        self.edges, self.n_rows, self.n_total, self.single = edges, len(rows), n_total, n_modalities == 1
+        self.i, self.j = draw_pairs(rows, len(counted), n_pairs, draw)
+        self.counted = counted[self.j, None]
 
     def products(self, vectors: Tensor) -> Products:
         """Return the products of some columns of one modality's vectors, ``(n, width)``."""
-        sampled = vectors[self.i] @ vectors[self.j].T
-        own = vectors * self.core
+        sampled = vectors[self.i] @ (vectors[self.j] * self.counted).T
         if self.single:
-            return Products((own * (self.graph @ vectors + vectors)).sum(), sampled)
-        i, j, _ = self.edges
-        return Products(torch.cat([(vectors[i] * vectors[j]).sum(-1), vectors[self.rows].square().sum(-1)]), sampled)
+            return Products(self.edges.quadratic(vectors), sampled)
+        return Products((vectors[self.edges.row] * vectors[self.edges.col]).sum(-1), sampled)
 
     def __call__(self, products: Sequence[Products]) -> Tensor:
         """Return the cross-entropy, from the products of every modality."""
-        everywhere = _unlinked([p.sampled for p in products]).mean() * (self.rows.numel() * self.n_total)
+        everywhere = _unlinked([p.sampled for p in products]).mean() * (self.n_rows * self.n_total)
         if self.single:
             return (everywhere - products[0].edges) / self.n_total**2
         odds = _log_expm1(_unlinked([p.edges for p in products]))
-        weight = torch.cat([self.edges[2], torch.ones_like(self.rows, dtype=odds.dtype)])
-        return (everywhere - (weight * odds).sum()) / self.n_total**2
+        return (everywhere - (self.edges.weight * odds).sum()) / self.n_total**2
+
+
+def draw_pairs(rows: Tensor, n: int, n_pairs: int, draw: PairDraw) -> tuple[Tensor, Tensor]:
+    """Draw as many of ``rows`` and of all ``n`` rows, so that at least ``n_pairs`` pairs are looked at."""
+    uniform = draw(math.isqrt(n_pairs - 1) + 1)
+    i = rows[(uniform[:, 0] * len(rows)).long().clamp(max=len(rows) - 1)]
+    return i, (uniform[:, 1] * n).long().clamp(max=n - 1)
 
 
 def pairs_to_sample(n: int, n_pairs: int | None) -> int:
@@ -141,13 +168,27 @@ def graph_cross_entropy(
     total = n if n_total is None else n_total
     if core is None:
         core = torch.ones(n, dtype=torch.bool, device=vectors[0].device)
+    return cross_entropy_of(vectors, with_diagonal(graph, core), core.nonzero()[:, 0], total, n_pairs, draw, block)
+
+
+def cross_entropy_of(
+    vectors: Sequence[Tensor],
+    edges: SparseMatrix,
+    rows: Tensor,
+    n_total: int,
+    n_pairs: int | None = None,
+    draw: PairDraw | None = None,
+    block: int = 1024,
+) -> Tensor:
+    """Return `graph_cross_entropy` from ``edges`` that were made before by `with_diagonal`, ``rows`` being those that count."""
+    n = len(vectors[0])
     sampled = pairs_to_sample(n, n_pairs)
     if sampled:
-        term = SampledPairs(graph, core, total, sampled, _drawing(draw), len(vectors))
+        counted = torch.ones(n, dtype=torch.bool, device=rows.device)
+        term = SampledPairs(edges, rows, counted, n_total, sampled, _drawing(draw), len(vectors))
         return term([term.products(v) for v in vectors])
-    rows = core.nonzero()[:, 0]
-    everywhere = _exact_sum(_unlinked, vectors, rows, block) * (total / n)
-    return (everywhere - _linked(vectors, graph, core, rows)) / total**2
+    everywhere = _exact_sum(_unlinked, vectors, rows, block) * (n_total / n)
+    return (everywhere - _linked(vectors, edges)) / n_total**2
 
 
 def _drawing(draw: PairDraw | None) -> PairDraw:
@@ -160,14 +201,12 @@ def _unlinked(products: Sequence[Tensor]) -> Tensor:
     return reduce(torch.add, map(softplus, products))
 
 
-def _linked(vectors: Sequence[Tensor], graph: SparseMatrix, core: Tensor, rows: Tensor) -> Tensor:
+def _linked(vectors: Sequence[Tensor], edges: SparseMatrix) -> Tensor:
     """Return the sum over edges and the diagonal of weight times log odds."""
     if len(vectors) == 1:  # log odds are s_ij itself, so the sum is a quadratic form
-        v = vectors[0]
-        return (v * core[:, None] * (graph @ v + v)).sum()
-    kept = core[graph.row]
-    edges = _log_expm1(_pair_cost(vectors, graph.row[kept], graph.col[kept]))
-    return (graph.weight[kept] * edges).sum() + _log_expm1(_pair_cost(vectors, rows, rows)).sum()
+        return edges.quadratic(vectors[0])
+    odds = _unlinked([(v[edges.row] * v[edges.col]).sum(-1) for v in vectors])
+    return (edges.weight * _log_expm1(odds)).sum()
 
 
 def all_pairs(
@@ -186,9 +225,7 @@ def all_pairs(
     n_pairs = pairs_to_sample(n, n_pairs)
     if n_pairs == 0:
         return _exact_sum(cost, vectors, rows, block)
-    uniform = _drawing(draw)(math.isqrt(n_pairs - 1) + 1)
-    i = rows[(uniform[:, 0] * rows.numel()).long().clamp(max=rows.numel() - 1)]
-    j = (uniform[:, 1] * n).long().clamp(max=n - 1)
+    i, j = draw_pairs(rows, n, n_pairs, _drawing(draw))
     return cost([v[i] @ v[j].T for v in vectors]).mean() * (rows.numel() * n)
 
 
@@ -200,10 +237,6 @@ def _exact_sum(cost: PairCost, vectors: Sequence[Tensor], rows: Tensor, block: i
     for part in rows.split(block):
         total = total + checkpoint(one, part, *vectors, use_reentrant=False)
     return total
-
-
-def _pair_cost(vectors: Sequence[Tensor], i: Tensor, j: Tensor) -> Tensor:
-    return torch.stack([softplus((v[i] * v[j]).sum(-1)) for v in vectors]).sum(0)
 
 
 def _log_expm1(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,6 +35,19 @@ class SparseMatrix:
         """Return a copy in double precision."""
         return SparseMatrix(self.row, self.col, self.weight.double(), self.shape)
 
+    @cached_property
+    def is_symmetric(self) -> bool:
+        """Tell whether the matrix equals its transpose."""
+        if self.shape[0] != self.shape[1]:
+            return False
+        here, there = self._csr, self._transposed
+        parts = (Tensor.crow_indices, Tensor.col_indices, Tensor.values)
+        return all(torch.equal(part(here), part(there)) for part in parts)
+
+    def quadratic(self, values: Tensor) -> Tensor:
+        """Return ``sum_ij A_ij v_i . v_j`` of rows ``(n, width)``."""
+        return _Quadratic.apply(values, self)
+
     def rows(self, chosen: Tensor) -> SparseMatrix:
         """Return the matrix with only the chosen rows (boolean) filled."""
         if bool(chosen.all()):
@@ -58,6 +72,25 @@ class _Product(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         return ctx.transposed @ gradients[0].contiguous(), None, None
+
+
+class _Quadratic(torch.autograd.Function):
+    """``v . A v`` with gradient ``A v + A^T v``, of which a symmetric matrix has both from the forward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, matrix: SparseMatrix) -> Tensor:
+        product = matrix._csr @ values
+        ctx.matrix = matrix
+        ctx.save_for_backward(values, product)
+        return torch.dot(product.reshape(-1), values.reshape(-1))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        values, product = ctx.saved_tensors
+        if ctx.matrix.is_symmetric:
+            return product * (2 * gradients[0]), None
+        return (product + ctx.matrix._transposed @ values) * gradients[0], None
 
 
 def _compressed(row: Tensor, col: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
