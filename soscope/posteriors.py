@@ -173,19 +173,22 @@ class SharedCountPosterior(Posterior):
         self.parent, self.overdispersed, self.unassigned = parent, overdispersed, unassigned
         self.share = self.own / self.all
 
-    def _with_unassigned(self, value: Tensor, other: Tensor) -> Tensor:
-        return torch.where(self.parent.assigned.reshape(-1, 1), value, other)
+    def _with_unassigned(self, value: Tensor, other: Callable[[Posterior], Tensor]) -> Tensor:
+        """Put what the prior says into the rows under no spot, where there are any."""
+        if bool(self.parent.assigned.all()):
+            return value
+        return torch.where(self.parent.assigned.reshape(-1, 1), value, other(self.unassigned))
 
     def mean(self) -> Tensor:
         """Return the expectation: the count times the subspot's share, so that a spot's subspots add up to it."""
-        return self._with_unassigned(self.total * self.share, self.unassigned.mean())
+        return self._with_unassigned(self.total * self.share, lambda prior: prior.mean())
 
     def sd(self) -> Tensor:
         """Return the standard deviation."""
         variance = self.total * self.share * (1 - self.share)
         if self.overdispersed:
             variance = variance * (self.total + self.all) / (1 + self.all)
-        return self._with_unassigned(variance.clamp(min=0).sqrt(), self.unassigned.sd())
+        return self._with_unassigned(variance.clamp(min=0).sqrt(), lambda prior: prior.sd())
 
     def quantile(self, level: float) -> Tensor:
         """Return the (beta-)binomial quantile."""
@@ -197,7 +200,8 @@ class SharedCountPosterior(Posterior):
             out[some] = beta_binomial_quantile(level, n[some], a, np.maximum(whole - a, 0))
         else:
             out[some] = stats.binom.ppf(level, n[some], share[some])
-        return self._with_unassigned(torch.as_tensor(out, device=self.total.device), self.unassigned.quantile(level))
+        found = torch.as_tensor(out, device=self.total.device)
+        return self._with_unassigned(found, lambda prior: prior.quantile(level))
 
     def cdf(self, value: Tensor) -> Tensor:
         """Return the (beta-)binomial distribution function."""
@@ -209,7 +213,8 @@ class SharedCountPosterior(Posterior):
             out[some] = beta_binomial_cdf(k[some], n[some], a, np.maximum(whole - a, 0))
         else:
             out[some] = stats.binom.cdf(k[some], n[some], np.clip(self.share.cpu().numpy()[some], 0, 1))
-        return self._with_unassigned(torch.as_tensor(out, device=self.total.device), self.unassigned.cdf(value))
+        found = torch.as_tensor(out, device=self.total.device)
+        return self._with_unassigned(found, lambda prior: prior.cdf(value))
 
     def sample(self, rng: np.random.Generator) -> Tensor:
         """Draw shares, then deal the count out to one subspot after the other by binomials."""
@@ -219,7 +224,7 @@ class SharedCountPosterior(Posterior):
         left_weight = self.parent.sum(torch.as_tensor(weight)).numpy()
         left = np.zeros((self.parent.n_spots, own.shape[1]))
         left[index[index >= 0]] = self.total.cpu().numpy()[index >= 0]
-        out = self.unassigned.sample(rng).cpu().numpy()
+        out = self._with_unassigned(torch.zeros_like(self.own), lambda prior: prior.sample(rng)).cpu().numpy().copy()
         from_end = self._rank_from_end(index)
         for rows in _rounds(index):
             spots = index[rows]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from soscope.checks import check_counts
 from soscope.likelihoods.base import Likelihood, Params
@@ -12,6 +15,7 @@ from soscope.nn.parent import Parent
 from soscope.nn.views import CountView, ProfileView
 from soscope.posteriors import NegativeBinomialPosterior, Posterior, SharedCountPosterior
 
+SHIFT = 4
 LEAST_PHI = 1e-3
 """Where a Dirichlet-multinomial is a multinomial in all but name."""
 
@@ -118,10 +122,44 @@ class NegativeBinomial(CountLikelihood, name="nb"):
 
 
 def _log_rising(r: Tensor, x: Tensor) -> Tensor:
-    """Return ``log Gamma(r + x) - log Gamma(r)``, by Stirling's series for large ``r`` where single precision cancels."""
-    small = r.clamp(max=32.0)
-    direct = torch.lgamma(small + x) - torch.lgamma(small)
-    large = r.clamp(min=32.0)
-    series = (1 / (large + x) - 1 / large) / 12
-    stirling = (large + x - 0.5) * torch.log1p(x / large) + x * large.log() - x + series
-    return torch.where(r > 32.0, stirling, direct)
+    """Return ``log Gamma(r + x) - log Gamma(r)``."""
+    if r.dtype == torch.float64:
+        return torch.lgamma(r + x) - torch.lgamma(r)
+    return _LogRising.apply(r, x)
+
+
+class _LogRising(torch.autograd.Function):
+    """The same in single precision, where the difference of two large values would cancel, and at a third of the time.
+
+    Stirling's series at ``r + 4``, from which the recurrence ``Gamma(r + 1) = r Gamma(r)`` leads back; absolute errors are
+    those of single precision (the first term left out is below 4e-8). The gradient is the difference of digammas likewise.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(r, x)
+        a, b = r + SHIFT, r + x + SHIFT
+        steps = (r / (r + x)) * ((r + 1) / (r + x + 1)) * ((r + 2) / (r + x + 2)) * ((r + 3) / (r + x + 3))
+        return (b - 0.5) * torch.log1p(x / a) + x * (a.log() - 1) + _tail(b) - _tail(a) + steps.log()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        r, x = ctx.saved_tensors
+        a, b = r + SHIFT, r + x + SHIFT
+        slope = torch.log1p(x / a) + _tail_slope(b) - _tail_slope(a)
+        for k in range(SHIFT):
+            slope += x / ((r + k) * (r + x + k))
+        return slope * gradients[0], None
+
+
+def _tail(a: Tensor) -> Tensor:
+    """Return what Stirling's series adds to ``(a - 1/2) log a - a + log(2 pi) / 2``."""
+    square = 1 / (a * a)
+    return (1 / 12 - square * (1 / 360 - square / 1260)) / a
+
+
+def _tail_slope(a: Tensor) -> Tensor:
+    """Return what it adds to ``log a`` for the digamma function."""
+    square = 1 / (a * a)
+    return -0.5 / a - square * (1 / 12 - square * (1 / 120 - square / 252))

@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from soscope.nn.sparse import SparseMatrix
 
-EXACT_UP_TO = 2048
+EXACT_UP_TO = 1024
 """Rows up to which the all-pairs sum is exact under ``n_pairs=None``."""
 DEFAULT_PAIRS = 512 * 512
 """Sampled ordered pairs above that: 512 random rows against 512 random columns."""

@@ -19,7 +19,7 @@ from spatialdata import SpatialData
 from soscope import contract
 from soscope.matrices import to_dense
 
-DRAWN_PX = 2000
+DRAWN_PX = 1000
 OBSERVED_COLOURS, SD_COLOURS = "viridis", "magma"
 
 
