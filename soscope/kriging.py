@@ -7,12 +7,15 @@ Kyriakidis 2004, A geostatistical framework for area-to-point spatial interpolat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial import cKDTree
+from threadpoolctl import threadpool_limits
 
 from soscope.groups import compact_groups
 from soscope.kernels import Kernels, Places, Point
@@ -25,10 +28,11 @@ GROUP = 500
 """Spots that are kriged together; larger sections are taken in compact groups, so that the cost stays linear."""
 HALO = 4.0
 """Pitches around a group within which other spots inform it."""
-HOPELESS = 10.0
-"""Kernels whose log likelihood in the first group is this much below a column's best are not tried on the others."""
 LEARNED_FROM, LEARNED_GROUP = 4, 500
 """How many compact groups choose the hyper-parameters by their likelihoods, and the most spots of one: work grows with its cube."""
+
+
+T, S = TypeVar("T"), TypeVar("S")
 
 
 class Setting(NamedTuple):
@@ -36,32 +40,6 @@ class Setting(NamedTuple):
 
     kernels: np.ndarray
     noise: float
-
-
-@dataclass
-class Evidence:
-    """What groups of spots say of a choice of kernels at every noise: squares in units of the covariance, log determinants.
-
-    Attributes
-    ----------
-    square
-        ``(n_noises, n_columns)``.
-    log_det
-        ``(n_noises,)``.
-    n
-        Number of spots.
-    """
-
-    square: np.ndarray
-    log_det: np.ndarray
-    n: int
-
-    def __add__(self, other: Evidence) -> Evidence:
-        return Evidence(self.square + other.square, self.log_det + other.log_det, self.n + other.n)
-
-    def log_likelihood(self) -> np.ndarray:
-        """Return the log marginal likelihood at the best variance, up to a constant, ``(n_noises, n_columns)``."""
-        return -0.5 * self.n * np.log(np.maximum(self.square / self.n, 1e-300)) - 0.5 * self.log_det[:, None]
 
 
 class Source(NamedTuple):
@@ -143,14 +121,7 @@ class AreaKriging:
         """
         known = np.ones(len(values), dtype=bool) if known is None else known
         centred = values - values[known].mean(0)
-        likelihood = np.full((len(self.grid), len(NOISES), centred.shape[1]), -np.inf)
-        groups = list(zip(self._learned_from, self._between, strict=True))
-        first = [self._evidence(centred, point, known, *groups[0]) for point in self.grid]
-        alone = np.stack([e.log_likelihood() for e in first])
-        promising = np.flatnonzero((alone >= alone.max((0, 1)) - HOPELESS).any((1, 2)))
-        for i in promising:
-            others = [self._evidence(centred, self.grid[i], known, *group) for group in groups[1:]]
-            likelihood[i] = sum(others, first[i]).log_likelihood()
+        likelihood = np.stack(in_threads(lambda point: self.log_likelihood(centred, point, known), self.grid))
         likelihood = likelihood.reshape(-1, centred.shape[1])
         weights = np.exp(likelihood - likelihood.max(0))
         weights[weights < NEGLIGIBLE] = 0
@@ -158,24 +129,22 @@ class AreaKriging:
         settings = [Setting(self.kernels.weights(self.grid[i // len(NOISES)]), NOISES[i % len(NOISES)]) for i in some]
         return settings, weights[some] / weights.sum(0)
 
-    def log_likelihood(self, centred: np.ndarray, point: Point) -> np.ndarray:
-        """Return the log marginal likelihood at the best variance of the field, up to a constant, ``(n_noises, n_columns)``."""
-        known = np.ones(len(centred), dtype=bool)
-        groups = zip(self._learned_from, self._between, strict=True)
-        first, *others = [self._evidence(centred, point, known, *group) for group in groups]
-        return sum(others, first).log_likelihood()
+    def log_likelihood(self, centred: np.ndarray, point: Point, known: np.ndarray | None = None) -> np.ndarray:
+        """Return the log marginal likelihood at the best variance of the field, up to a constant.
 
-    def _evidence(
-        self, centred: np.ndarray, point: Point, known: np.ndarray, group: np.ndarray, between: list[np.ndarray]
-    ) -> Evidence:
-        """Return what one group says of a point; one eigendecomposition serves all columns and noises."""
-        inside = np.flatnonzero(known[group])
-        w = 1 / np.sqrt(self.noise[group[inside]])
-        covariance = _weighted(between, self.kernels.weights(point))[np.ix_(inside, inside)]
-        values, vectors = np.linalg.eigh(covariance * w * w[:, None])
-        variance = np.maximum(values, 0) + np.array(NOISES)[:, None]
-        square = (1 / variance) @ (vectors.T @ (centred[group[inside]] * w[:, None])) ** 2
-        return Evidence(square, np.log(variance).sum(1), len(inside))
+        One eigendecomposition serves all columns and noises, ``(n_noises, n_columns)``.
+        """
+        square, log_det, n = np.zeros((len(NOISES), centred.shape[1])), np.zeros(len(NOISES)), 0
+        for group, between in zip(self._learned_from, self._between, strict=True):
+            inside = np.arange(len(group)) if known is None else np.flatnonzero(known[group])
+            w = 1 / np.sqrt(self.noise[group[inside]])
+            covariance = _weighted(between, self.kernels.weights(point))[np.ix_(inside, inside)]
+            values, vectors = np.linalg.eigh(covariance * w * w[:, None])
+            variance = np.maximum(values, 0) + np.array(NOISES)[:, None]
+            square += (1 / variance) @ (vectors.T @ (centred[group[inside]] * w[:, None])) ** 2
+            log_det += np.log(variance).sum(1)
+            n += len(inside)
+        return -0.5 * n * np.log(np.maximum(square / n, 1e-300)) - 0.5 * log_det[:, None]
 
     def _owner(self) -> np.ndarray:
         """Return the group that predicts each subspot, the one of the nearest observed spot."""
@@ -213,12 +182,19 @@ class AreaKriging:
         One Cholesky factor serves all columns that give a setting weight.
         """
         solved = [np.zeros_like(centred) for _ in between]
-        for setting, weight in zip(settings, weights, strict=True):
-            some = np.flatnonzero(weight)
-            factor = cho_factor(_weighted(between, setting.kernels) + np.diag(setting.noise * spread), lower=True)
-            part = cho_solve(factor, centred[:, some]) * weight[some]
+
+        def one(chosen: tuple[Setting, np.ndarray]) -> np.ndarray:
+            setting, weight = chosen
+            covariance = _weighted(between, setting.kernels)
+            covariance[np.diag_indices_from(covariance)] += setting.noise * spread
+            factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
+            return cho_solve(factor, centred[:, weight > 0]) * weight[weight > 0]
+
+        pairs = list(zip(settings, weights, strict=True))
+        for (setting, weight), part in zip(pairs, in_threads(one, pairs), strict=True):
             for total, share in zip(solved, setting.kernels, strict=True):
-                total[:, some] += share * part
+                if share:
+                    total[:, weight > 0] += share * part
         return solved
 
 
@@ -238,3 +214,9 @@ def _within(xy: np.ndarray, group: np.ndarray, distance: float) -> np.ndarray:
     low, high = xy[group].min(0) - distance, xy[group].max(0) + distance
     near = np.flatnonzero(((xy >= low) & (xy <= high)).all(1))
     return near[cKDTree(xy[group]).query(xy[near])[0] <= distance]
+
+
+def in_threads(do: Callable[[T], S], items: Sequence[T]) -> list[S]:
+    """Return what ``do`` makes of every item, one thread to an item: small matrices gain little from more."""
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(do, items))

@@ -107,10 +107,13 @@ class SampledPairs:
 
     def products(self, vectors: Tensor) -> Products:
         """Return the products of some columns of one modality's vectors, ``(n, width)``."""
-        sampled = vectors[self.i] @ (vectors[self.j] * self.counted).T
         if self.single:
-            return Products(self.edges.quadratic(vectors), sampled)
-        return Products((vectors[self.edges.row] * vectors[self.edges.col]).sum(-1), sampled)
+            edges, ends = self.edges.quadratic(vectors, torch.cat([self.i, self.j]))
+            first, second = ends.split([len(self.i), len(self.j)])
+        else:
+            edges = (vectors[self.edges.row] * vectors[self.edges.col]).sum(-1)
+            first, second = vectors[self.i], vectors[self.j]
+        return Products(edges, first @ (second * self.counted).T)
 
     def __call__(self, products: Sequence[Products]) -> Tensor:
         """Return the cross-entropy, from the products of every modality."""
@@ -204,7 +207,7 @@ def _unlinked(products: Sequence[Tensor]) -> Tensor:
 def _linked(vectors: Sequence[Tensor], edges: SparseMatrix) -> Tensor:
     """Return the sum over edges and the diagonal of weight times log odds."""
     if len(vectors) == 1:  # log odds are s_ij itself, so the sum is a quadratic form
-        return edges.quadratic(vectors[0])
+        return edges.quadratic(vectors[0])[0]
     odds = _unlinked([(v[edges.row] * v[edges.col]).sum(-1) for v in vectors])
     return (edges.weight * _log_expm1(odds)).sum()
 

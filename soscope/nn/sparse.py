@@ -44,9 +44,10 @@ class SparseMatrix:
         parts = (Tensor.crow_indices, Tensor.col_indices, Tensor.values)
         return all(torch.equal(part(here), part(there)) for part in parts)
 
-    def quadratic(self, values: Tensor) -> Tensor:
-        """Return ``sum_ij A_ij v_i . v_j`` of rows ``(n, width)``."""
-        return _Quadratic.apply(values, self)
+    def quadratic(self, values: Tensor, picked: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return ``sum_ij A_ij v_i . v_j`` of rows ``(n, width)``, and the rows ``picked``, in one pass each way."""
+        nothing = torch.empty(0, dtype=torch.long, device=values.device)
+        return _Quadratic.apply(values, self, nothing if picked is None else picked)
 
     def rows(self, chosen: Tensor) -> SparseMatrix:
         """Return the matrix with only the chosen rows (boolean) filled."""
@@ -75,22 +76,24 @@ class _Product(torch.autograd.Function):
 
 
 class _Quadratic(torch.autograd.Function):
-    """``v . A v`` with gradient ``A v + A^T v``, of which a symmetric matrix has both from the forward pass."""
+    """``v . A v`` with gradient ``A v + A^T v``, of which a symmetric matrix has both from the forward pass, and some rows."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, matrix: SparseMatrix) -> Tensor:
+    def forward(ctx: Any, values: Tensor, matrix: SparseMatrix, picked: Tensor) -> tuple[Tensor, Tensor]:
         product = matrix._csr @ values
         ctx.matrix = matrix
-        ctx.save_for_backward(values, product)
-        return torch.dot(product.reshape(-1), values.reshape(-1))
+        ctx.save_for_backward(values, product, picked)
+        return torch.dot(product.reshape(-1), values.reshape(-1)), values[picked]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        values, product = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        values, product, picked = ctx.saved_tensors
         if ctx.matrix.is_symmetric:
-            return product * (2 * gradients[0]), None
-        return (product + ctx.matrix._transposed @ values) * gradients[0], None
+            gradient = product * (2 * gradients[0])
+        else:
+            gradient = (product + ctx.matrix._transposed @ values).mul_(gradients[0])
+        return gradient.index_add_(0, picked, gradients[1]), None, None
 
 
 def _compressed(row: Tensor, col: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
