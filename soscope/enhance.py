@@ -17,7 +17,7 @@ from soscope.stage_module import StageModule
 
 QUANTILES = (0.05, 0.95)
 FEATURE_BLOCK = 256
-LARGEST_RESULT = 2**25
+LARGEST_RESULT = 2**22
 """Entries, subspots times features, whose results are in memory at a time."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tiling import as_double
 
 from soscope import contract
 from soscope.build import build_finetune, build_pretrain
@@ -19,7 +20,6 @@ from soscope.data.tiles import Tile, held_out_spots
 from soscope.enhance import Divider, latent_means
 from soscope.likelihoods import make_likelihood
 from soscope.nn.parent import Parent
-from soscope.nn.sparse import SparseMatrix
 from soscope.prepare.graphs import Graph
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import DemoReader
@@ -75,35 +75,6 @@ def test_relabelling_spots_permutes_the_output(section: Section, compose: Callab
     if stage == "finetune":
         a, b = (divided(model.float(), s).mean for s in (section, relabelled(section, order)))
         np.testing.assert_allclose(a.toarray(), b.toarray(), rtol=1e-4)
-
-
-@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-def test_reconstruction_and_kl_of_tiles_add_up_to_the_sections(compose: Callable, cache: Path, stage: str) -> None:
-    cfg = compose(f"image.cache={cache}")
-    raw = DemoReader(rows=6, columns=28).read(None).sdata
-    section = Section.from_sdata(prepare_sections(cfg, [raw])[0], ["rna"])
-    model = (build_pretrain if stage == "pretrain" else build_finetune)(cfg, module_of(section, cfg)).double()
-    whole = model.losses(as_double(TileCutter(section)()), 3)
-    west = np.flatnonzero(section.xy_um[:, 0] < np.median(section.xy_um[:, 0]))
-    east = np.setdiff1d(np.arange(section.n_spots), west)
-    tiles = [as_double(TileCutter(section)(core)) for core in (west, east)]
-    assert all(len(t.keys) < section.n_spots for t in tiles), (
-        "the halo must not be the whole section for this to test tiles"
-    )
-    parts = [model.losses(t, 3) for t in tiles]
-    for name in ("reconstruction", "kl"):
-        torch.testing.assert_close(parts[0][name] + parts[1][name], whole[name], rtol=1e-9, atol=1e-9)
-
-
-def as_double(tile: Tile) -> Tile:
-    def up(value: object) -> object:
-        if isinstance(value, dict):
-            return {k: up(v) for k, v in value.items()}
-        if isinstance(value, SparseMatrix):
-            return value.double()
-        return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
-
-    return Tile(**{k: up(v) for k, v in vars(tile).items()})
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])

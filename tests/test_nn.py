@@ -116,9 +116,11 @@ def test_graph_term_survives_extreme_vectors(graph: SparseMatrix) -> None:
 
 def test_sparse_product_and_gradient_equal_the_dense_ones() -> None:
     row, col = torch.tensor([2, 0, 0, 3]), torch.tensor([1, 2, 0, 1])
-    matrix = SparseMatrix(row, col, torch.tensor([1.0, 2, 3, 4]), (5, 3))
+    weight = torch.tensor([1.0, 2, 3, 4])
+    matrix = SparseMatrix(row, col, weight, (5, 3))
     dense = torch.zeros(5, 3)
-    dense[row, col] = matrix.weight
+    dense[row, col] = weight
+    torch.testing.assert_close(matrix.weight, dense[matrix.row, matrix.col])
     x, weights = torch.randn(3, 4, requires_grad=True), torch.randn(5, 4)
     torch.testing.assert_close(matrix @ x, dense @ x)
     ours, theirs = (torch.autograd.grad((y * weights).sum(), x)[0] for y in (matrix @ x, dense @ x))

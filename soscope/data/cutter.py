@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import torch
 from scipy import sparse
 from torch import Tensor
 
-from soscope.data.section import Section, interpolation_weights
+from soscope.data.section import Section, interpolation_matrix
 from soscope.data.tiles import Tile
 from soscope.matrices import group_rows
 from soscope.nn.noise import row_keys, spot_keys
@@ -50,17 +52,22 @@ class TileCutter:
         image_features: np.ndarray | None = None,
         field: np.ndarray | None = None,
     ) -> None:
-        self.section, self.index = section, index
-        n, m = section.n_spots, section.n_subspots
-        self.held_out = np.zeros(n, dtype=bool) if held_out is None else held_out
+        self.section, self.index, self.z_width = section, index, z_width
+        self.held_out = np.zeros(section.n_spots, dtype=bool) if held_out is None else held_out
         self.image_features = section.image_features if image_features is None else image_features
-        self.field = np.zeros((m, 0), dtype=np.float32) if field is None else field
+        self.field = np.zeros((section.n_subspots, 0), dtype=np.float32) if field is None else field
         self.keys = spot_keys(section.name, section.spots)
-        self.spot_graph = section.spot_graph.to_matrix(n)
-        self.subspot_graph = section.subspot_graph.to_matrix(m)
-        self.children, self.first_child = group_rows(section.parent, n)
-        near = interpolation_weights(section.xy_um, section.subspot_xy_um, section.parent, z_width * section.pitch_um)
-        self.at = sparse.csr_matrix((near[2], (near[0], near[1])), shape=(m, n))
+        self.spot_graph = section.spot_graph.to_matrix(section.n_spots)
+        self.subspot_graph = section.subspot_graph.to_matrix(section.n_subspots)
+        self.children, self.first_child = group_rows(section.parent, section.n_spots)
+        self.at = interpolation_matrix(section, z_width)
+
+    def knowing(self, image_features: np.ndarray, field: np.ndarray | None) -> TileCutter:
+        """Return a cutter of the same section, sharing its graphs, with other image features and a field."""
+        other = copy.copy(self)
+        other.image_features = image_features
+        other.field = self.field if field is None else field
+        return other
 
     def __call__(self, core: np.ndarray | None = None, n_tiles: int = 1) -> Tile:
         """Return the tile of some spots (rows of the section), of all by default; ``n_tiles`` is how many there are."""

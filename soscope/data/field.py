@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import sparse
+from scipy.linalg import eigh
 
 from soscope.data.section import Section
 from soscope.kernels import Places
 from soscope.kriging import AreaKriging
 from soscope.likelihoods import Likelihood
+
+LARGEST_SIDE = 6000
+"""Spots or columns, whichever are fewer, of which components are taken."""
 
 
 @dataclass
@@ -33,15 +37,47 @@ class Components:
 
     @classmethod
     def fit(cls, levels: np.ndarray, n_components: int) -> Components:
-        """Take the components of ``levels``, ``(n_spots, n_columns)``."""
-        centre, spread = levels.mean(0), levels.std(0)
+        """Take the components of ``levels``, ``(n_spots, n_columns)``; of very many spots and columns, of evenly spaced spots."""
+        centre, spread = levels.mean(0, dtype=np.float64), levels.std(0, dtype=np.float64)
         spread = np.where(spread > 1e-9, spread, 1.0)
-        right = np.linalg.svd((levels - centre) / spread, full_matrices=False)[2]
-        return cls(centre, spread, right[:n_components])
+        if min(levels.shape) > LARGEST_SIDE:
+            levels = levels[:: -(-len(levels) // LARGEST_SIDE)]
+        return cls(centre, spread, leading_directions(levels, centre, spread, min(n_components, *levels.shape)))
 
     def scores(self, levels: np.ndarray) -> np.ndarray:
         """Return the scores of spots, ``(n_spots, n_components)``."""
-        return (levels - self.centre) / self.spread @ self.loadings.T
+        inverse = self.loadings.T / self.spread[:, None]
+        return np.concatenate([block @ inverse for block in _blocks(levels, 0)]) - self.centre @ inverse
+
+
+def leading_directions(levels: np.ndarray, centre: np.ndarray, spread: np.ndarray, n: int) -> np.ndarray:
+    """Return the leading principal directions of standardised columns, ``(n, n_columns)``, in double precision.
+
+    They are eigenvectors of the cross-products over the shorter side, added up block by block of the longer.
+    """
+    longer = int(levels.shape[1] > levels.shape[0])
+    products = np.zeros((min(levels.shape),) * 2)
+    start = 0
+    for block in _blocks(levels, longer):
+        columns = slice(start, start + block.shape[1]) if longer else slice(None)
+        z = (block - centre[columns]) / spread[columns]
+        products += z @ z.T if longer else z.T @ z
+        start += block.shape[longer]
+    size = len(products)
+    values, vectors = eigh(products, subset_by_index=[size - n, size - 1]) if n else (np.zeros(0), np.zeros((size, 0)))
+    vectors = np.ascontiguousarray(vectors[:, ::-1])
+    if not longer:
+        return np.ascontiguousarray(vectors.T)
+    root = np.sqrt(np.maximum(values[::-1], 1e-300))[:, None]
+    scaled = [b.T.astype(np.float64) @ vectors for b in _blocks(levels, 1)]
+    return ((np.concatenate(scaled) - np.outer(centre, vectors.sum(0))) / spread[:, None]).T / root
+
+
+def _blocks(values: np.ndarray, axis: int, size: int = 2**22) -> list[np.ndarray]:
+    """Divide an array along an axis into views of about ``size`` entries."""
+    n = values.shape[axis]
+    step = max(size * n // max(values.size, 1), 1)
+    return [values[i : i + step] if axis == 0 else values[:, i : i + step] for i in range(0, n, step)]
 
 
 def stabilised_levels(section: Section, likelihoods: Mapping[str, Likelihood]) -> np.ndarray:
@@ -51,7 +87,7 @@ def stabilised_levels(section: Section, likelihoods: Mapping[str, Likelihood]) -
     parts = []
     for modality, likelihood in likelihoods.items():
         x = torch.from_numpy(section.modalities[modality].dense(np.arange(section.n_spots)))
-        parts.append(likelihood.stabilise(x, per_spot).double().numpy())
+        parts.append(likelihood.stabilise(x, per_spot).numpy())
     return np.concatenate(parts, 1)
 
 

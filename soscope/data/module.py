@@ -124,7 +124,9 @@ class SectionsDataModule(pl.LightningDataModule):
         for section, cores in zip(self.sections, self.cores, strict=True):
             if len(cores) > 1:
                 log.info("%s: %d tiles of up to %d spots", section.name, len(cores), max(map(len, cores)))
-        self.tiles = self.result_tiles = self._store()
+        held = self._held_out()
+        cutters = [TileCutter(s, i, self.z_width, h) for i, (s, h) in enumerate(zip(self.sections, held, strict=True))]
+        self.tiles = self.result_tiles = TileStore(cutters, self.cores, t.memory_gb / 2)
 
     def add_field(
         self, likelihoods: Mapping[str, Likelihood], n_components: int, smoothing: float, weigh_encoders: bool = True
@@ -155,19 +157,11 @@ class SectionsDataModule(pl.LightningDataModule):
             fields: list[Any] = [(None, None)] * len(self.sections)
             if len(self.components.loadings):
                 fields = krige_components(self.sections, features, levels, self.components, held)
-            self.tiles = self._store(features, [f for f, _ in fields])
-            self.result_tiles = self._store(features, [f for _, f in fields])
+            cutters, kept = self.result_cutters, self.tiling.memory_gb / 2
+            without = [c.knowing(y, f) for c, y, (f, _) in zip(cutters, features, fields, strict=True)]
+            whole = [c.knowing(y, f) for c, y, (_, f) in zip(cutters, features, fields, strict=True)]
+            self.tiles, self.result_tiles = TileStore(without, self.cores, kept), TileStore(whole, self.cores, 0)
         return self.components
-
-    def _store(self, features: Sequence[Any] | None = None, fields: Sequence[Any] | None = None) -> TileStore:
-        nothing = [None] * len(self.sections)
-        cutters = [
-            TileCutter(s, i, self.z_width, h, y, f)
-            for i, (s, h, y, f) in enumerate(
-                zip(self.sections, self._held_out(), features or nothing, fields or nothing, strict=True)
-            )
-        ]
-        return TileStore(cutters, self.cores, self.tiling.memory_gb / 2)
 
     def _held_out(self) -> list[np.ndarray]:
         return [held_out_spots(s, self.seed, self.held_out) for s in self.sections]

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
@@ -129,3 +130,19 @@ def interpolation_weights(
     subspot = np.concatenate([near.row, alone]).astype(np.int64)
     spot = np.concatenate([near.col, parent[alone]]).astype(np.int64)
     return subspot, spot, np.concatenate([weight / total[near.row], np.ones(len(alone))]).astype(np.float32)
+
+
+def interpolation_matrix(section: Section, z_width: float, chunk: int = 65_536) -> sparse.csr_matrix:
+    """Return `interpolation_weights` of a section as a matrix ``(n_subspots, n_spots)``, made ``chunk`` subspots at a time.
+
+    ``z_width`` is the bumps' in pitches.
+    """
+    parts = []
+    for start in range(0, section.n_subspots, chunk):
+        rows = slice(start, start + chunk)
+        parent = section.parent[rows]
+        subspot, spot, weight = interpolation_weights(
+            section.xy_um, section.subspot_xy_um[rows], parent, z_width * section.pitch_um
+        )
+        parts.append(sparse.csr_matrix((weight, (subspot, spot)), shape=(len(parent), section.n_spots)))
+    return sparse.vstack(parts, format="csr")

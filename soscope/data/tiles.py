@@ -136,6 +136,7 @@ def _bytes(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(_bytes, value.values()))
     if isinstance(value, Tensor):
-        stored = value.values() if value.layout == torch.sparse_csr else value
-        return stored.numel() * stored.element_size()
+        return value.numel() * value.element_size()
+    if hasattr(value, "n_bytes"):
+        return int(value.n_bytes())
     return sum(map(_bytes, vars(value).values())) if hasattr(value, "to") else 0

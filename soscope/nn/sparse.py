@@ -23,9 +23,25 @@ class SparseMatrix:
     """
 
     def __init__(self, row: Tensor, col: Tensor, weight: Tensor, shape: tuple[int, int]) -> None:
-        self.row, self.col, self.weight, self.shape = row, col, weight, shape
+        self.shape = shape
         self._csr = _compressed(row, col, weight, shape)
         self._transposed = _compressed(col, row, weight, shape[::-1])
+
+    @property
+    def row(self) -> Tensor:
+        """Row of every entry, in order."""
+        starts = self._csr.crow_indices().long()
+        return torch.arange(self.shape[0], device=starts.device).repeat_interleave(starts.diff())
+
+    @property
+    def col(self) -> Tensor:
+        """Column of every entry."""
+        return self._csr.col_indices().long()
+
+    @property
+    def weight(self) -> Tensor:
+        """Value of every entry."""
+        return self._csr.values()
 
     def to(self, device: torch.device | str) -> SparseMatrix:
         """Return a copy on another device."""
@@ -34,6 +50,12 @@ class SparseMatrix:
     def double(self) -> SparseMatrix:
         """Return a copy in double precision."""
         return SparseMatrix(self.row, self.col, self.weight.double(), self.shape)
+
+    def n_bytes(self) -> int:
+        """Return the memory both forms take."""
+        parts = (Tensor.crow_indices, Tensor.col_indices, Tensor.values)
+        tensors = [part(m) for part in parts for m in (self._csr, self._transposed)]
+        return sum(t.numel() * t.element_size() for t in tensors)
 
     @cached_property
     def is_symmetric(self) -> bool:
@@ -102,4 +124,6 @@ def _compressed(row: Tensor, col: Tensor, weight: Tensor, shape: tuple[int, int]
     starts = torch.cat([ends.new_zeros(1), ends])
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(starts, col[order], weight[order], shape, check_invariants=False)
+        return torch.sparse_csr_tensor(
+            starts.int(), col[order].int(), weight[order], shape, check_invariants=False
+        )  # 32 bits are what MKL multiplies with

@@ -64,7 +64,10 @@ def _polygons(shapes: gpd.GeoDataFrame) -> list[Any]:
     geometry = shapes.geometry
     if (geometry.geom_type == "Point").all():
         geometry = geometry.buffer(shapes["radius"], quad_segs=6)
-    return [max(shapely.get_parts(g), key=lambda part: part.area) for g in geometry]
+    several = (geometry.geom_type != "Polygon").to_numpy()
+    polygons = geometry.to_numpy().copy()
+    polygons[several] = [max(shapely.get_parts(g), key=lambda part: part.area) for g in polygons[several]]
+    return list(polygons)
 
 
 def given_parts(sdata: SpatialData, subspots: pd.Index, name: str) -> Given:
