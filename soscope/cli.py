@@ -79,7 +79,14 @@ def _hydra(verb: str, rest: list[str]) -> list[Exception]:
     errors: list[Exception] = []
 
     def job(cfg: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+
         sys.argv = original  # Lightning's DDP children replay it
+        if "Basic" not in str(
+            HydraConfig.get().launcher.get("_target_", "")
+        ):  # in a process of its own: Hydra tells us
+            _job(verb, cfg)
+            return
         try:
             _job(verb, cfg)
         except Exception as error:
@@ -119,6 +126,12 @@ def _job(verb: str, cfg: Any) -> None:
         chosen = hydra_cfg.runtime.choices.get("experiment")
         raise ConfigError(
             f"experiment={chosen} sets benchmark.*: it is for `soscope benchmark`, not for `soscope {verb}`."
+        )
+
+    if hydra_cfg.mode == RunMode.RUN and hydra_cfg.runtime.choices.get("trainer") == "slurm":
+        raise ConfigError(
+            "trainer=slurm hands the jobs of a sweep to Slurm, and this is no sweep. Add -m, as in `soscope train -m "
+            "trainer=slurm seed=0,1`, or use trainer=gpu inside a job of your own."
         )
 
     _set_up_logging()  # after the imports: Lightning sets its own level when imported

@@ -18,7 +18,7 @@ from soscope.released.settings import demo_epochs, demo_rate
 
 STAGES = ("prepare", "pretrain", "finetune", "enhance", "report")
 BENCHMARK_STAGES = ("prepare", "score", "compare")
-WITHOUT_EFFECT = ("stages", "traceback", "logger", "run", "enhance", "report", "validate")
+WITHOUT_EFFECT = ("stages", "traceback", "dry_run", "logger", "run", "enhance", "report", "validate")
 """Groups that do not change what is trained, and so do not name a run folder; neither do these keys:"""
 WITHOUT_EFFECT_INSIDE = {
     "data": ("workers",),
@@ -144,6 +144,7 @@ class TrainerConfig:
     num_nodes: int = 1
     strategy: str = "auto"
     precision: str = "32-true"
+    compile: bool = False
     gradient_clip: float = 1.0
     threads: int | None = None
     progress: bool = True
@@ -217,6 +218,7 @@ class Config:
     stages: list[str] = field(default_factory=lambda: list(STAGES))
     run: str | None = None
     traceback: bool = False
+    dry_run: bool = False  # say what training would take, and stop
 
 
 def register() -> None:

@@ -169,7 +169,7 @@ class SpatialVAE(StageModule):
         self.strength.fill_(shared / square if square > 0 else 1.0)
 
     def _moments(self, tile: Tile) -> Tensor:
-        """Return sums over a tile's trained spots, ``(5, n_features)``: ones, the field's means, the result's, product, square."""
+        """Return sums over a tile's trained spots, ``(5, n_features)``: ones, field, result, product, result squared."""
         hidden = self.hidden(tile, self.encode(tile, ~tile.held_out).mean)
         trained = ~tile.held_out[: tile.n_core]
 

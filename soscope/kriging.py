@@ -29,10 +29,11 @@ GROUP = 500
 HALO = 4.0
 """Pitches around a group within which other spots inform it."""
 LEARNED_FROM, LEARNED_GROUP = 4, 500
-"""How many compact groups choose the hyper-parameters by their likelihoods, and the most spots of one: work grows with its cube."""
+"""How many compact groups choose the hyper-parameters by likelihood, and the most spots of one: work grows with its cube."""
 
 
-T, S = TypeVar("T"), TypeVar("S")
+T = TypeVar("T")
+S = TypeVar("S")
 
 
 class Setting(NamedTuple):
@@ -121,7 +122,9 @@ class AreaKriging:
         """
         known = np.ones(len(values), dtype=bool) if known is None else known
         centred = values - values[known].mean(0)
-        likelihood = np.stack(in_threads(lambda point: self.log_likelihood(centred, point, known), self.grid))
+        likelihood: np.ndarray = np.stack(
+            in_threads(lambda point: self.log_likelihood(centred, point, known), self.grid)
+        )
         likelihood = likelihood.reshape(-1, centred.shape[1])
         weights = np.exp(likelihood - likelihood.max(0))
         weights[weights < NEGLIGIBLE] = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -28,13 +29,11 @@ class GraphAutoencoder(StageModule):
         super().__init__("pretrain", encoder, likelihoods, settings)
         self.decoder = decoder
 
-    def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> Tensor:
+    def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> Any:
         """Return the last hidden layer of core spots."""
         return self.decoder.hidden(z[: tile.n_core])
 
-    def decode_columns(
-        self, tile: Tile, hidden: Tensor, modality: str, columns: slice, step: int | None = None
-    ) -> Params:
+    def decode_columns(self, tile: Tile, hidden: Any, modality: str, columns: slice, step: int | None = None) -> Params:
         """Return likelihood parameters of core spots."""
         return self.likelihood(modality).part(columns).parameters_of(self.decoder.heads(hidden, modality, columns))
 

@@ -17,6 +17,7 @@ from soscope.benchmark.comparison import as_table
 from soscope.config import paths_of, resolved
 from soscope.config_checks import check
 from soscope.cost import measured
+from soscope.dry_run import say_estimates
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder
 from soscope.likelihoods import make_likelihood
@@ -24,8 +25,8 @@ from soscope.loggers import check_logger, finish, make_loggers
 from soscope.provenance import check_inputs, note_stage
 from soscope.read import make_reader
 from soscope.read.base import hash_files
+from soscope.sharing import is_main_process
 from soscope.stages import Run, console
-from soscope.training import count_devices, is_main_process
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,11 @@ def execute(cfg: Any, path: Path, plan: Plan | None = None, force: tuple[str, ..
     if cfg.trainer.threads:
         torch.set_num_threads(cfg.trainer.threads)
     console.print(f"[bold]{path}[/bold]{'' if folder_is_new else '  (coming back)'}")
+    if cfg.dry_run:
+        run = Run(cfg, folder, [], inputs)
+        do_stages(run, plan.stages, ["prepare"])
+        say_estimates(run)
+        return folder
     run = Run(cfg, folder, make_loggers(cfg, path), inputs)
     do_stages(run, plan.stages, [s for s in plan.stages if s in (*cfg.stages, *plan.asked)], force)
     if is_main_process():
@@ -163,16 +169,9 @@ def _say_where(run: Run) -> None:
 
 
 def _check_devices(cfg: Any) -> None:
-    """Refuse devices this machine has not got, and more devices than there are sections to share."""
+    """Refuse devices this machine has not got; whether there are enough tiles for them is known once sections are read."""
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but torch sees no CUDA device. Use trainer=cpu.")
-    n_devices, n_sections = count_devices(cfg), len(paths_of(cfg))
-    if n_devices > n_sections:
-        raise ConfigError(
-            f"trainer.devices={cfg.trainer.devices} x num_nodes={cfg.trainer.num_nodes} makes {n_devices} devices, but there is "
-            f"one training unit per section and {n_sections} section(s): the other devices would repeat the same work. "
-            f"Use trainer.devices={n_sections}, or give more sections in data.path."
-        )
 
 
 def _input_hashes(reader: Any, cfg: Any) -> dict[str, str]:
@@ -188,7 +187,7 @@ TRAINING = Plan(
         "prepare": Stage(stages.prepare),
         "pretrain": Stage(stages.pretrain, on_every_rank=True),
         "finetune": Stage(stages.finetune, on_every_rank=True),
-        "enhance": Stage(stages.enhance, settings=("enhance",)),
+        "enhance": Stage(stages.enhance, settings=("enhance",), on_every_rank=True),
         "report": Stage(stages.report, settings=("report",)),
     },
     check=_check_devices,

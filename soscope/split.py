@@ -68,6 +68,29 @@ class Split:
         sd = None if self.sd is None else self.sd[chosen]
         return Split(self.mean[chosen], sd, {q: v[chosen] for q, v in self.quantiles.items()})
 
+    def to_arrays(self) -> dict[str, np.ndarray]:
+        """Return mean, deviation and quantiles as plain arrays by name; draws and distribution function are left out."""
+        named = {"mean": self.mean, **({} if self.sd is None else {"sd": self.sd})}
+        named |= {f"quantile_{level}": v for level, v in self.quantiles.items()}
+        plain: dict[str, np.ndarray] = {}
+        for name, value in named.items():
+            if isinstance(value, sparse.csr_matrix):
+                parts = {"data": value.data, "indices": value.indices, "indptr": value.indptr, "shape": value.shape}
+                plain |= {f"{name}:{part}": np.asarray(array) for part, array in parts.items()}
+            else:
+                plain[name] = value
+        return plain
+
+    @classmethod
+    def from_arrays(cls, plain: dict[str, np.ndarray]) -> Split:
+        """Return what `to_arrays` came from."""
+        values: dict[str, Matrix] = {name: array for name, array in plain.items() if ":" not in name}
+        for name in {key.partition(":")[0] for key in plain if ":" in key}:
+            data, indices, indptr, shape = (plain[f"{name}:{p}"] for p in ("data", "indices", "indptr", "shape"))
+            values[name] = sparse.csr_matrix((data, indices, indptr), shape=tuple(shape))
+        levels = {n: float(n.removeprefix("quantile_")) for n in values if n.startswith("quantile_")}
+        return cls(values["mean"], values.get("sd"), {levels[n]: values[n] for n in sorted(levels)})
+
 
 def _stack_cdfs(parts: list[Split]) -> Cdf | None:
     ends = np.cumsum([p.mean.shape[1] for p in parts])[:-1]

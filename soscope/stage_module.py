@@ -20,8 +20,6 @@ from soscope.nn.noise import keyed_mask, keyed_normal, keyed_uniform
 from soscope.nn.schedule import Exponential
 
 
-
-
 @dataclass
 class TrainingSettings:
     """Numbers of a training stage.
@@ -169,6 +167,12 @@ class StageModule(pl.LightningModule, ABC):
             terms["graph"] = graph
             terms["loss"] = terms["loss"] + s.graph_weight * graph
         return terms
+
+    def compile_layers(self) -> None:
+        """Have torch compile the decoders' hidden layers when they first run; weights keep their names."""
+        for part in self.modules():
+            if isinstance(part, nn.Sequential):
+                part.compile(dynamic=True)
 
     def calibrate(self, tiles: Sequence[Tile]) -> None:  # noqa: B027
         """Set what can only be known after training, from all tiles; nothing by default."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,9 +32,10 @@ from soscope.prepare.pipeline import prepare_sections
 from soscope.read import make_reader
 from soscope.report.page import write_report
 from soscope.result import result_without_values, write_result
+from soscope.sharing import is_main_process, shared_out, wait_for_all
 from soscope.split import Split
 from soscope.stage_module import StageModule
-from soscope.training import count_devices, fit_stage, is_main_process, wait_for_all
+from soscope.training import count_devices, fit_stage
 
 console = Console(stderr=False, soft_wrap=True)
 
@@ -68,7 +70,13 @@ class Run:
         if self._data is None:
             paths = [self.folder.prepared(s) for s in self.sections]
             self._data = SectionsDataModule(
-                paths, self.modalities, self.cfg.model.z_width, self.cfg.data.held_out, self.cfg.seed, tiling_of(self.cfg)
+                paths,
+                self.modalities,
+                self.cfg.model.z_width,
+                self.cfg.data.held_out,
+                self.cfg.seed,
+                tiling_of(self.cfg),
+                self.folder.model_file.parent,
             )
             self._data.setup()
         return self._data
@@ -107,7 +115,11 @@ def pretrain(run: Run) -> None:
 def finetune(run: Run) -> None:
     """Train the spatial VAE from the pretrained encoder and write the model."""
     data = run.data()
+    if not is_main_process():
+        wait_for_all()
     module = build_finetune(run.cfg, data)
+    if is_main_process():
+        wait_for_all()  # the others read what was kriged
     load_module(module.encoder, describe(run.cfg, data, "encoder"), run.folder.encoder_file)
     fit_stage(run.cfg, module, data, run.cfg.finetune, run.folder.model_file.parent, run.loggers)
     module.calibrate(data.result_tiles)
@@ -146,18 +158,23 @@ def enhance(run: Run) -> None:
     """Divide the spots of every section with the trained model and write the results."""
     scores = []
     for section, divider, latent in divide(run):
+        parts = divider.row_blocks()
+        blocks = track(
+            shared_out(divider.split, parts, run.folder.model_file.parent / "parts"),
+            f"enhance {section.name}",
+            total=len(parts),
+            console=console,
+            transient=True,
+            disable=not (run.cfg.trainer.progress and is_main_process()),
+        )
+        if not is_main_process():
+            deque(blocks, maxlen=0)
+            continue
         prepared = contract.open_section(run.folder.prepared(section.name))
         result = result_without_values(prepared, section, run.modalities, latent, run.cfg.enhance.posterior)
         _note_verdicts(run, result, section)
         files = {m: run.folder.table(section.name, m) for m in run.modalities}
-        rows = track(
-            divider.row_blocks(),
-            f"enhance {section.name}",
-            console=console,
-            transient=True,
-            disable=not run.cfg.trainer.progress,
-        )
-        write_result(result, run.folder.result(section.name), files, map(divider.split, rows))
+        write_result(result, run.folder.result(section.name), files, blocks)
         scores += _against_truth(run, section)
         _draw(run, section, divider)
     if scores:

@@ -11,24 +11,12 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, RichProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from soscope.data.module import SectionsDataModule
 from soscope.errors import ConfigError
 from soscope.stage_module import StageModule
 
 log = logging.getLogger("soscope")
-
-
-def is_main_process() -> bool:
-    """Tell whether this process writes: the only one, or the first of several that train together."""
-    return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def wait_for_all() -> None:
-    """Let processes that train together meet, so that one reads what another has written."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
 
 
 def count_devices(cfg: Any) -> int:
@@ -81,6 +69,8 @@ def fit_stage(
     if cfg.trainer.progress:
         callbacks.append(StageProgress())
     trainer = make_trainer(cfg, stage, callbacks, loggers, folder, validate)
+    if cfg.trainer.compile:
+        module.compile_layers()
     last = folder / "last.ckpt"
     resume = last if last.is_file() else None
     if resume:

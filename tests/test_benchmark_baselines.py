@@ -10,8 +10,8 @@ from scipy.spatial.distance import cdist, pdist
 from soscope.benchmark.baselines import BASELINES, applicable, places_of
 from soscope.benchmark.observed import Observed
 from soscope.data.section import Profiles, Section
-from soscope.kernels import IMAGE_WIDTH, RANGES, Point, matern32
 from soscope.groups import compact_groups
+from soscope.kernels import IMAGE_WIDTH, RANGES, Point, matern32
 from soscope.kriging import NOISES, AreaKriging
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.nn.parent import Parent

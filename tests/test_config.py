@@ -97,7 +97,6 @@ def test_values_that_cannot_run(overrides: list[str], says: str, compose: Callab
         (["report", "run=nowhere"], ["nowhere", "holds no run"]),
         (["train", "run=somewhere"], ["hydra.run.dir"]),
         (["trainer=gpu"], ["no CUDA device", "trainer=cpu"]),
-        (["trainer=ddp"], ["one training unit per section", "trainer.devices=1"]),
         (["-m", "trainer=ddp", "seed=0,1"], ["ddp_spawn"]),
         (["logger.kind=mlflow"], ["mlflow", "csv, wandb"]),
         (["data.options.colour=3"], ["colour"]),

@@ -116,7 +116,9 @@ def test_the_field_of_all_spots_is_that_of_nothing_hidden(section: Section) -> N
     components = Components.fit(levels, 2)
     for hidden in (np.arange(64) % 9 == 0, np.zeros(64, dtype=bool)):
         _, whole = krige_components([section], [section.image_features], [levels], components, [hidden])[0]
-        np.testing.assert_allclose(whole, AreaKriging(places_of(section), local=True)(components.scores(levels)), atol=1e-5)
+        np.testing.assert_allclose(
+            whole, AreaKriging(places_of(section), local=True)(components.scores(levels)), atol=1e-5
+        )
 
 
 def places_of(section: Section) -> Places:

@@ -23,8 +23,8 @@ from soscope.build import build_finetune, build_pretrain
 from soscope.conf_files import conf_dir, with_objective
 from soscope.config import resolved
 from soscope.config_checks import check
-from soscope.data.section import Profiles, Section
 from soscope.data.cutter import TileCutter
+from soscope.data.section import Profiles, Section
 from soscope.data.tiles import Tile
 from soscope.enhance import Divider, latent_means
 from soscope.errors import ConfigError

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import TINY
@@ -37,34 +38,7 @@ def section() -> Section:
     """A section much wider than a halo."""
     whole = simulated_section(30 * 30, 7, 6, 5)
     keep = np.flatnonzero(whole.xy_um[:, 1] < 7 * 87)
-    return only(whole, keep)
-
-
-def only(section: Section, spots: np.ndarray) -> Section:
-    """The section with some of its spots."""
-    number = np.full(section.n_spots, -1)
-    number[spots] = np.arange(len(spots))
-    inside = np.flatnonzero(number[section.parent] >= 0)
-    sub = np.full(section.n_subspots, -1)
-    sub[inside] = np.arange(len(inside))
-
-    def cut(graph: object, new: np.ndarray) -> object:
-        ends = new[graph.edges]  # type: ignore[attr-defined]
-        kept = (ends >= 0).all(0)
-        return replace(graph, edges=ends[:, kept], weight=graph.weight[kept])  # type: ignore[type-var,attr-defined]
-
-    profiles = section.modalities["rna"]
-    return replace(
-        section,
-        spots=[section.spots[i] for i in spots],
-        modalities={"rna": replace(profiles, x=profiles.x[spots], library_size=profiles.library_size[spots])},
-        image_features=section.image_features[inside],
-        parent=number[section.parent[inside]],
-        xy_um=section.xy_um[spots],
-        subspot_xy_um=section.subspot_xy_um[inside],
-        spot_graph=cut(section.spot_graph, number),
-        subspot_graph=cut(section.subspot_graph, sub),
-    )
+    return whole.only(keep)
 
 
 def module_of(section: Section, tiling: Tiling | None = None) -> SectionsDataModule:
@@ -88,7 +62,9 @@ def built(stage: str, section: Section, compose: Callable) -> tuple[StageModule,
 def test_terms_and_gradients_of_tiles_add_up_to_the_sections(
     stage: str, section: Section, compose: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soscope.nn.graph_terms._unlinked", lambda products: products[0] * 0)  # leaves the sum over edges
+    monkeypatch.setattr(
+        "soscope.nn.graph_terms._unlinked", lambda products: products[0] * 0
+    )  # leaves the sum over edges
     model, data = built(stage, section, compose)
     cutter = data.tiles.cutters[0]  # type: ignore[union-attr]
     cores = cores_of(section, 60)
@@ -118,7 +94,9 @@ def test_the_pairs_of_a_tile_are_sampled_without_bias() -> None:
     edges = with_diagonal(graph, core)
     everyone = torch.ones(40, dtype=torch.bool)
     products = v @ v.T
-    first = softplus(products)[core].sum() * 500 / 40  # as docs/scale.md defines it: core rows against the tile's, scaled up
+    first = (
+        softplus(products)[core].sum() * 500 / 40
+    )  # as docs/scale.md defines it: core rows against the tile's, scaled up
     second = (v[:25] * v[1:26]).sum() * 0.3 + v[core].square().sum()
     expected = (first - second) / 500**2
     values = []
@@ -219,7 +197,9 @@ def test_tiles_are_kept_while_they_fit_and_counted_in_bytes(section: Section) ->
         store[i]
     assert store[len(store) - 1] is store[len(store) - 1]
     assert store[0] is not first
-    assert Counter(np.concatenate([t.rows[: t.n_core].numpy() for t in store]).tolist()) == Counter(range(section.n_spots))
+    assert Counter(np.concatenate([t.rows[: t.n_core].numpy() for t in store]).tolist()) == Counter(
+        range(section.n_spots)
+    )
 
 
 def test_the_size_of_tiles_follows_the_memory() -> None:
@@ -252,3 +232,30 @@ def test_a_run_in_small_tiles_with_workers_is_a_run(soscope: Callable, cache: Pa
         tables.append(anndata.read_h5ad(folder / "demo_rna.h5ad"))
     np.testing.assert_array_equal(tables[0].X.toarray(), tables[1].X.toarray())
     assert np.isfinite(tables[0].layers["sd"].toarray()).all()
+
+
+@pytest.mark.parametrize("word", ["trainer.precision=bf16-mixed", "trainer.compile=true"])
+def test_half_precision_and_compiled_layers_train_to_about_the_same_loss(
+    word: str, soscope: Callable, cache: Path, tmp_path: Path
+) -> None:
+    losses = []
+    for i, words in enumerate(([], [word])):
+        folder = tmp_path / str(i)
+        only = ["stages=[prepare,pretrain,finetune]", f"image.cache={cache}", f"hydra.run.dir={folder}"]
+        assert soscope("train", *TINY, *only, *words) == 0
+        losses.append(pd.read_csv(folder / "metrics.csv")["held_out_loss"].to_numpy())
+    np.testing.assert_allclose(losses[1], losses[0], rtol=0.02 if "bf16" in word else 1e-3)
+    assert "bf16" not in word or not np.array_equal(*losses)
+
+
+def test_dry_run_tells_what_training_takes_and_trains_nothing(
+    soscope: Callable, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["train", *TINY, f"image.cache={cache}", "data.tile_spots=20", f"hydra.run.dir={tmp_path / 'run'}"]
+    assert soscope(*words, "dry_run=true") == 0
+    out = capsys.readouterr().out
+    for part in ("tiles", "parameters", "memory of a step", "pretrain", "finetune", "nothing was trained"):
+        assert part in out
+    assert not (tmp_path / "run" / "pretrain").exists()
+    assert soscope(*words) == 0
+    assert "prepare: done before" in capsys.readouterr().out

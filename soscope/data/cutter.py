@@ -107,7 +107,7 @@ class TileCutter:
         local[rows] = np.arange(len(rows))
         parent = local[section.parent[subspots]]
         of_core = torch.from_numpy(np.where(parent < n_core, parent, -1))
-        n_per_spot = torch.from_numpy((self.first_child[rows + 1] - self.first_child[rows]))
+        n_per_spot = torch.from_numpy(self.first_child[rows + 1] - self.first_child[rows])
         spot_edges, spot_weight = _entries(self.spot_graph, rows)
         return Tile(
             section=self.index,

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from scipy import sparse
 from scipy.linalg import eigh
 
+from soscope.arrays import save_array
 from soscope.data.section import Section
 from soscope.kernels import Places
 from soscope.kriging import AreaKriging
@@ -112,6 +115,7 @@ def krige_components(
     levels: Sequence[np.ndarray],
     components: Components,
     hidden: Sequence[np.ndarray],
+    kept_in: Path | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return the scores of every subspot of every section, ``(n_subspots, n_components)``, without and with hidden spots.
 
@@ -123,6 +127,8 @@ def krige_components(
         What the scores are of.
     hidden
         Spots of which the first of each pair may know nothing, boolean ``(n_spots,)`` per section.
+    kept_in
+        Folder of earlier results, found by a hash of all that goes in; nothing is kept without one.
     """
     scored = []
     for section, image, level, unseen in zip(sections, features, levels, hidden, strict=True):
@@ -137,6 +143,19 @@ def krige_components(
             section.xy_um[observed] / pitch,
             section.image_blocks,
         )
-        without, whole = AreaKriging(places, local=True).both(components.scores(level[observed]), ~unseen[observed])
-        scored.append((without.astype(np.float32), whole.astype(np.float32)))
+        scored.append(_kept(places, components.scores(level[observed]), ~unseen[observed], kept_in))
     return scored
+
+
+def _kept(places: Places, scores: np.ndarray, known: np.ndarray, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
+    """Krige, or read what was kriged from the same before."""
+    if folder is None:
+        return AreaKriging(places, local=True).both(scores, known)
+    digest = hashlib.blake2b(digest_size=8)
+    for part in (places.xy, places.image, places.spot, places.spot_xy, *places.blocks, scores, known):
+        digest.update(np.ascontiguousarray(part).data)
+    file = folder / f"field-{digest.hexdigest()}.npy"
+    if not file.is_file():
+        save_array(file, np.stack(AreaKriging(places, local=True).both(scores, known)))
+    without, whole = np.load(file, mmap_mode="r")
+    return without, whole

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,13 @@ class SectionsDataModule(pl.LightningDataModule):
         Share of spots never trained on, and the seed they are chosen by.
     tiling
         How sections are cut.
+    field_folder
+        Where kriged components are kept, so that later stages and other processes need not krige again.
 
     Notes
     -----
-    ``steps_per_epoch``, an attribute, is the number of training steps in an epoch; each takes one tile.
+    ``steps_per_epoch``, an attribute, is the number of training steps in an epoch; each takes one tile. With ``skip_kriging``
+    the field is zero: for timing.
     """
 
     def __init__(
@@ -80,16 +83,19 @@ class SectionsDataModule(pl.LightningDataModule):
         held_out: float = 0.1,
         seed: int = 0,
         tiling: Tiling | None = None,
+        field_folder: Path | None = None,
     ) -> None:
         super().__init__()
         self.paths, self.modality_names, self.z_width = paths, modalities, z_width
         self.held_out, self.seed, self.tiling = held_out, seed, tiling or Tiling()
+        self.field_folder = field_folder
         self.steps_per_epoch = 1
         self.sections: list[Section] = []
         self.tiles: TileStore | list[Tile] = []
         self.result_tiles: TileStore | list[Tile] = []
         self.cores: list[list[np.ndarray]] = []
         self.components: Components | None = None
+        self.skip_kriging = False
 
     def setup(self, stage: str | None = None) -> None:
         """Load the sections once and plan their tiles.
@@ -154,9 +160,11 @@ class SectionsDataModule(pl.LightningDataModule):
             features = [smooth_over_neighbours(s, smoothing) for s in self.sections]
             if not weigh_encoders:
                 self.sections = [s.with_image_as_one() for s in self.sections]
-            fields: list[Any] = [(None, None)] * len(self.sections)
-            if len(self.components.loadings):
-                fields = krige_components(self.sections, features, levels, self.components, held)
+            n = len(self.components.loadings)
+            nothing = [np.zeros((s.n_subspots, n), dtype=np.float32) for s in self.sections]
+            fields: list[Any] = [(zeros, zeros) for zeros in nothing]
+            if n and not self.skip_kriging:
+                fields = krige_components(self.sections, features, levels, self.components, held, self.field_folder)
             cutters, kept = self.result_cutters, self.tiling.memory_gb / 2
             without = [c.knowing(y, f) for c, y, (f, _) in zip(cutters, features, fields, strict=True)]
             whole = [c.knowing(y, f) for c, y, (_, f) in zip(cutters, features, fields, strict=True)]
@@ -198,9 +206,14 @@ class SectionsDataModule(pl.LightningDataModule):
 
     def _loader(self, order: Any) -> DataLoader[Any]:
         workers = self.tiling.workers
-        ahead = {"prefetch_factor": 2, "persistent_workers": True} if workers else {}
         return DataLoader(
-            self.tiles, batch_size=None, sampler=order, num_workers=workers, collate_fn=lambda tile: tile, **ahead
+            self.tiles,  # type: ignore[arg-type]
+            batch_size=None,
+            sampler=order,
+            num_workers=workers,
+            collate_fn=lambda tile: tile,
+            prefetch_factor=2 if workers else None,
+            persistent_workers=workers > 0,
         )
 
     def transfer_batch_to_device(self, batch: Tile, device: torch.device, dataloader_idx: int) -> Tile:

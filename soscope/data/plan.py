@@ -70,8 +70,8 @@ def check_devices(n_devices: int, n_tiles: int) -> None:
     if n_devices > n_tiles:
         raise ConfigError(
             f"{n_devices} devices, but only {n_tiles} tile(s) to share: the other devices would repeat the same work. Use "
-            f"trainer.devices={n_tiles}, smaller tiles (data.tile_spots=N), or data.tile_spots=auto, which makes at least one tile "
-            "per device."
+            f"trainer.devices={n_tiles}, smaller tiles (data.tile_spots=N), or data.tile_spots=auto, which makes at least one "
+            "tile per device."
         )
 
 

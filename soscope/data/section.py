@@ -84,6 +84,25 @@ class Section:
         """Return the same section with all image features in one block."""
         return replace(self, image_blocks=[np.concatenate(self.image_blocks)] if self.image_blocks else [])
 
+    def only(self, spots: np.ndarray) -> Section:
+        """Return the section with some of its spots, their subspots, and the edges among these."""
+        number = _numbered(spots, self.n_spots)
+        inside = np.flatnonzero(number[self.parent] >= 0)
+        modalities = {
+            m: replace(p, x=p.x[spots], library_size=p.library_size[spots]) for m, p in self.modalities.items()
+        }
+        return replace(
+            self,
+            spots=[self.spots[i] for i in spots],
+            modalities=modalities,
+            image_features=self.image_features[inside],
+            parent=number[self.parent[inside]],
+            xy_um=self.xy_um[spots],
+            subspot_xy_um=self.subspot_xy_um[inside],
+            spot_graph=self.spot_graph.only(number[:-1]),
+            subspot_graph=self.subspot_graph.only(_numbered(inside, self.n_subspots)[:-1]),
+        )
+
     @classmethod
     def from_sdata(cls, sdata: SpatialData, modalities: list[str]) -> Section:
         """Take the parts a model needs out of a prepared SpatialData object."""
@@ -109,6 +128,13 @@ class Section:
             subspot_graph=Graph.from_matrix(image.obsp[contract.GRAPH]),
             pitch_um=float(facts["pitch_um"]),
         )
+
+
+def _numbered(rows: np.ndarray, n: int) -> np.ndarray:
+    """Return the place of every row among ``rows``, -1 for others and for the row -1, ``(n + 1,)``."""
+    number = np.full(n + 1, -1)
+    number[rows] = np.arange(len(rows))
+    return number
 
 
 def interpolation_weights(

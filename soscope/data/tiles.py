@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from soscope.nn.parent import Parent
 from soscope.nn.sparse import SparseMatrix
 
 LARGEST_BLOCK = 2**24
-"""Entries, rows times features, that are decoded at a time; what is above goes in blocks of features, computed again in backward."""
+"""Entries, rows times features, that are decoded at a time; above, features go in blocks, computed again in backward."""
 
 T = TypeVar("T")
 
@@ -85,14 +86,15 @@ class Tile:
     n_section_spots: int
     n_section_subspots: int
     n_section_tiles: int = 1
-    kept: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    kept: dict[Any, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def once(self, key: Any, make: Callable[[], T]) -> T:
         """Return what ``make`` returns, made when first asked for under this key: what does not change from step to step."""
         if key not in self.kept:
             with torch.no_grad():
                 self.kept[key] = make()
-        return self.kept[key]
+        found: T = self.kept[key]
+        return found
 
     @property
     def n_core(self) -> int:

@@ -30,7 +30,8 @@ class Heads(nn.Module):
         layer, (n_features, n_parameters) = self.maps[modality], self.sizes[modality]
         start, stop, _ = columns.indices(n_features)
         rows = slice(start * n_parameters, stop * n_parameters)
-        raw = linear(h, layer.weight[rows], layer.bias[rows])  # type: ignore[index,arg-type]
+        weight: Tensor = layer.weight  # type: ignore[assignment]
+        raw = linear(h, weight[rows], layer.bias[rows]).to(weight.dtype)  # type: ignore[index]
         return raw.reshape(len(h), stop - start, n_parameters)
 
 
@@ -41,7 +42,6 @@ class SpotDecoder(nn.Module):
         super().__init__()
         self.hidden = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ELU(), nn.Linear(n_hidden, n_hidden), nn.ELU())
         self.heads = Heads(n_hidden, sizes)
-
 
 
 class ResidualBlock(nn.Module):

@@ -69,5 +69,5 @@ class GraphEncoder(nn.Module):
         edge_features = weight[:, None]
         h = elu(self.first(h, edges, edge_features))
         h = elu(self.second(h, edges, edge_features))
-        mean, scale = self.third(h, edges, edge_features).chunk(2, 1)
+        mean, scale = self.third(h, edges, edge_features).to(weight.dtype).chunk(2, 1)
         return Latent(mean, softplus(scale) + 1e-4)

@@ -79,8 +79,8 @@ class SparseMatrix:
         return SparseMatrix(self.row[keep], self.col[keep], self.weight[keep], self.shape)
 
     def __matmul__(self, values: Tensor) -> Tensor:
-        """Multiply ``(n_columns, width)`` to ``(n_rows, width)``."""
-        return _Product.apply(values, self._csr, self._transposed)
+        """Multiply ``(n_columns, width)`` to ``(n_rows, width)``, in the matrix's precision."""
+        return _Product.apply(values.to(self.weight.dtype), self._csr, self._transposed)
 
 
 class _Product(torch.autograd.Function):

@@ -23,6 +23,12 @@ class Graph:
         """Return the ``n x n`` sparse matrix of weights."""
         return sparse.csr_matrix((self.weight, (self.edges[0], self.edges[1])), shape=(n, n))
 
+    def only(self, number: np.ndarray) -> Graph:
+        """Return the edges between nodes with a new ``number``, -1 for those left out, ``(n,)``."""
+        ends = number[self.edges]
+        kept = (ends >= 0).all(0)
+        return Graph(ends[:, kept], self.weight[kept])
+
     @classmethod
     def from_matrix(cls, matrix: sparse.spmatrix, dtype: type = np.float32) -> Graph:
         """Read edges from a sparse matrix; the diagonal is dropped."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
 
+from soscope.arrays import save_array
 from soscope.prepare.encoders import ImageEncoder
 
 
@@ -76,7 +76,7 @@ def encode_patches(
         steps = track(parts, f"image features ({encoder.name})", disable=not progress, transient=True)
         features = np.concatenate([encoder(cutter(part)).numpy().astype(np.float16) for part in steps])
     if file is not None:
-        _keep(features, file)
+        save_array(file, features)
     return features
 
 
@@ -101,11 +101,3 @@ def _key(image: np.ndarray, xy_px: np.ndarray, text: str) -> str:
     digest.update(np.ascontiguousarray(image).data)
     digest.update(np.round(xy_px, 3).astype(np.float64).tobytes())
     return digest.hexdigest()
-
-
-def _keep(features: np.ndarray, file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    with partial.open("wb") as stream:
-        np.save(stream, features)
-    partial.replace(file)

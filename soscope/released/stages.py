@@ -70,13 +70,11 @@ class ReleasedModule(StageModule):
 class ReleasedVGAE(ReleasedModule, GraphAutoencoder):
     """Stage 1: -log p(x | z) + cross-entropy of sigmoid(z z^T) against the spot graph + beta KL."""
 
-    def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> dict[str, Tensor]:
+    def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> Any:
         """Return unconstrained parameters of core spots."""
         return self.decoder(z[: tile.n_core])
 
-    def decode_columns(
-        self, tile: Tile, hidden: dict[str, Tensor], modality: str, columns: slice, step: int | None = None
-    ) -> Params:
+    def decode_columns(self, tile: Tile, hidden: Any, modality: str, columns: slice, step: int | None = None) -> Params:
         """Return parameters of core spots."""
         return self.likelihood(modality).parameters_of(hidden[modality][:, columns])
 
