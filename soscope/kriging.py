@@ -22,7 +22,7 @@ from soscope.kernels import Kernels, Places, Point
 
 NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 4.0, 12.0)
 """Noise variances tried, relative to the field's variance between spots."""
-NEGLIGIBLE = 0.01
+NEGLIGIBLE = 0.05
 """Hyper-parameters this much less likely than a column's best are left out."""
 GROUP = 500
 """Spots that are kriged together; larger sections are taken in compact groups, so that the cost stays linear."""
@@ -118,7 +118,7 @@ class AreaKriging:
         """Return the hyper-parameters that some column gives weight, and the weights, ``(n_settings, n_columns)``.
 
         Weights are posterior probabilities given the ``known`` observations, all points of the grid being equally likely
-        before; those below a hundredth of a column's largest are left out.
+        before; those below a twentieth of a column's largest are left out.
         """
         known = np.ones(len(values), dtype=bool) if known is None else known
         centred = values - values[known].mean(0)

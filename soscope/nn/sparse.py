@@ -69,7 +69,8 @@ class SparseMatrix:
     def quadratic(self, values: Tensor, picked: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return ``sum_ij A_ij v_i . v_j`` of rows ``(n, width)``, and the rows ``picked``, in one pass each way."""
         nothing = torch.empty(0, dtype=torch.long, device=values.device)
-        return _Quadratic.apply(values, self, nothing if picked is None else picked)
+        with torch.autocast(values.device.type, enabled=False):
+            return _Quadratic.apply(values, self, nothing if picked is None else picked)
 
     def rows(self, chosen: Tensor) -> SparseMatrix:
         """Return the matrix with only the chosen rows (boolean) filled."""
@@ -80,7 +81,8 @@ class SparseMatrix:
 
     def __matmul__(self, values: Tensor) -> Tensor:
         """Multiply ``(n_columns, width)`` to ``(n_rows, width)``, in the matrix's precision."""
-        return _Product.apply(values.to(self.weight.dtype), self._csr, self._transposed)
+        with torch.autocast(values.device.type, enabled=False):  # sparse products have no half precision
+            return _Product.apply(values.to(self.weight.dtype), self._csr, self._transposed)
 
 
 class _Product(torch.autograd.Function):
