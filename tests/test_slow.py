@@ -95,6 +95,32 @@ def test_two_processes_share_two_sections(tmp_path: Path) -> None:
         assert_adds_up(tmp_path / "run", name, 7)
 
 
+def test_jobs_of_a_sweep_run_in_processes_of_their_own(tmp_path: Path) -> None:
+    """What trainer=slurm does, with the launcher that needs no cluster."""
+    words = ["data.options.rows=8", "data.options.columns=8", "data.features=8", f"image.cache={tmp_path}", *SHORT]
+    launcher = ["hydra/launcher=submitit_local", f"hydra.sweep.dir={tmp_path / 'runs'}"]
+    command = [sys.executable, str(ROOT / "train.py"), "-m", *words, *launcher, "seed=0,1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list((tmp_path / "runs").glob("demo-nb-*/report.html"))) == 2
+
+
+def test_tuning_goes_on_where_it_was(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text(
+        "objective: held_out\nspace:\n  finetune.learning_rate: {low: 1.0e-3, high: 1.0e-2, log: true}\n"
+    )
+    words = ["data.options.rows=8", "data.options.columns=8", "data.features=8", f"image.cache={tmp_path}", *SHORT]
+    command = [sys.executable, str(ROOT / "scripts" / "tune.py"), str(tmp_path / "out")]
+    for trials in (1, 2):
+        more = ["--space", str(tmp_path / "space.yaml"), "--trials", str(trials), *words]
+        done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert f"{trials} trials, best held_out" in done.stdout
+    table = pd.read_csv(tmp_path / "out" / "trials.csv")
+    assert table["value"].notna().all()
+    assert len(table) == 2
+
+
 def test_installed_wheel_runs_from_another_folder(tmp_path: Path) -> None:
     """The wheel in an environment of its own (libraries shared), far from the checkout."""
     build = [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)]
