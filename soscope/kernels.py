@@ -12,6 +12,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
+from soscope.matrices import numbered
+
 RANGES = (2.0, 3.0, 4.0)
 """Ranges of the covariance over distance that are tried, in pitches."""
 IMAGE_SHARES = (0.05, 0.15, 0.35, 0.6, 0.85)
@@ -58,9 +60,7 @@ class Places:
 
     def only(self, chosen: np.ndarray) -> Places:
         """Return the observations ``chosen`` and their subspots."""
-        number = np.full(len(self.spot_xy) + 1, -1)
-        number[chosen] = np.arange(len(chosen))
-        spot = number[self.spot]
+        spot = numbered(chosen, len(self.spot_xy))[self.spot]
         inside = spot >= 0
         return replace(
             self, xy=self.xy[inside], image=self.image[inside], spot=spot[inside], spot_xy=self.spot_xy[chosen]

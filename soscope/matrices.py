@@ -31,3 +31,10 @@ def group_rows(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(index, kind="stable")
     counts = np.bincount(index[index >= 0], minlength=n)
     return order[len(index) - counts.sum() :], np.concatenate([[0], np.cumsum(counts)])
+
+
+def numbered(rows: np.ndarray, n: int) -> np.ndarray:
+    """Return the place of each of ``n`` rows among ``rows``, -1 for the others and for row -1, ``(n + 1,)``."""
+    place = np.full(n + 1, -1)
+    place[rows] = np.arange(len(rows))
+    return place

@@ -7,6 +7,7 @@ from scipy import sparse
 
 from soscope.data.section import Section
 from soscope.likelihoods import Likelihood
+from soscope.matrices import numbered
 from soscope.split import Split
 
 SHARE_FLOOR = 1e-6
@@ -39,9 +40,7 @@ class Observed:
         n_per_spot = np.bincount(section.parent[inside], minlength=section.n_spots)
         self.used = np.flatnonzero(n_per_spot)
         self.n_per_spot = n_per_spot[self.used]
-        position = np.full(section.n_spots + 1, -1)  # the last for subspots under no spot
-        position[self.used] = np.arange(len(self.used))
-        self.spot = position[section.parent]
+        self.spot = numbered(self.used, section.n_spots)[section.parent]
         weight = 1 / self.n_per_spot[self.spot[inside]]
         self.average = sparse.csr_matrix((weight, (self.spot[inside], inside)), (len(self.used), section.n_subspots))
         self.shares = likelihood.sparse_result

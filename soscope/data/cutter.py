@@ -11,7 +11,7 @@ from torch import Tensor
 
 from soscope.data.section import Section, interpolation_matrix
 from soscope.data.tiles import Tile
-from soscope.matrices import group_rows
+from soscope.matrices import group_rows, numbered
 from soscope.nn.noise import row_keys, spot_keys
 from soscope.nn.parent import Parent
 from soscope.nn.sparse import SparseMatrix
@@ -52,7 +52,7 @@ class TileCutter:
         image_features: np.ndarray | None = None,
         field: np.ndarray | None = None,
     ) -> None:
-        self.section, self.index, self.z_width = section, index, z_width
+        self.section, self.index = section, index
         self.held_out = np.zeros(section.n_spots, dtype=bool) if held_out is None else held_out
         self.image_features = section.image_features if image_features is None else image_features
         self.field = np.zeros((section.n_subspots, 0), dtype=np.float32) if field is None else field
@@ -73,7 +73,7 @@ class TileCutter:
         """Return the tile of some spots (rows of the section), of all by default; ``n_tiles`` is how many there are."""
         if core is None or len(core) == self.section.n_spots:
             rows = np.arange(self.section.n_spots)
-            return self._tile(rows, len(rows), self._whole_subspots(), n_tiles)
+            return self._tile(rows, len(rows), np.arange(self.section.n_subspots), n_tiles)
         core = np.sort(core)
         subspots = _core_first(self.subspots_of(core), self.subspot_graph)
         needed = [self.at[subspots].indices, self.spot_graph[core].indices, self.section.parent[subspots]]
@@ -97,15 +97,9 @@ class TileCutter:
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         return self.children[np.repeat(self.first_child[spots], counts) + within]
 
-    def _whole_subspots(self) -> np.ndarray:
-        """Return all subspots, in the section's order."""
-        return np.arange(self.section.n_subspots)
-
     def _tile(self, rows: np.ndarray, n_core: int, subspots: np.ndarray, n_tiles: int) -> Tile:
         section = self.section
-        local = np.full(section.n_spots + 1, -1)
-        local[rows] = np.arange(len(rows))
-        parent = local[section.parent[subspots]]
+        parent = numbered(rows, section.n_spots)[section.parent[subspots]]
         of_core = torch.from_numpy(np.where(parent < n_core, parent, -1))
         n_per_spot = torch.from_numpy(self.first_child[rows + 1] - self.first_child[rows])
         spot_edges, spot_weight = _entries(self.spot_graph, rows)

@@ -12,7 +12,7 @@ from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
 from soscope import contract
-from soscope.matrices import Matrix, to_dense
+from soscope.matrices import Matrix, numbered, to_dense
 from soscope.prepare.graphs import Graph
 
 
@@ -86,7 +86,7 @@ class Section:
 
     def only(self, spots: np.ndarray) -> Section:
         """Return the section with some of its spots, their subspots, and the edges among these."""
-        number = _numbered(spots, self.n_spots)
+        number = numbered(spots, self.n_spots)
         inside = np.flatnonzero(number[self.parent] >= 0)
         modalities = {
             m: replace(p, x=p.x[spots], library_size=p.library_size[spots]) for m, p in self.modalities.items()
@@ -100,7 +100,7 @@ class Section:
             xy_um=self.xy_um[spots],
             subspot_xy_um=self.subspot_xy_um[inside],
             spot_graph=self.spot_graph.only(number[:-1]),
-            subspot_graph=self.subspot_graph.only(_numbered(inside, self.n_subspots)[:-1]),
+            subspot_graph=self.subspot_graph.only(numbered(inside, self.n_subspots)[:-1]),
         )
 
     @classmethod
@@ -128,13 +128,6 @@ class Section:
             subspot_graph=Graph.from_matrix(image.obsp[contract.GRAPH]),
             pitch_um=float(facts["pitch_um"]),
         )
-
-
-def _numbered(rows: np.ndarray, n: int) -> np.ndarray:
-    """Return the place of every row among ``rows``, -1 for others and for the row -1, ``(n + 1,)``."""
-    number = np.full(n + 1, -1)
-    number[rows] = np.arange(len(rows))
-    return number
 
 
 def interpolation_weights(
