@@ -70,6 +70,11 @@ class Places:
         """Return the subspots ``chosen``."""
         return replace(self, xy=self.xy[chosen], image=self.image[chosen], spot=self.spot[chosen])
 
+    def in_order(self) -> Places:
+        """Return the subspots of observations, those of each together, without the subspots no observation tells of."""
+        order = np.argsort(self.spot, kind="stable")
+        return self.rows(order[np.count_nonzero(self.spot < 0) :])
+
     def average(self) -> sparse.csr_matrix:
         """Return what averages subspots over their observation, ``(n_observed, n_subspots)``."""
         inside = np.flatnonzero(self.spot >= 0)
@@ -123,28 +128,36 @@ class Kernels:
 
     def to_spots(
         self, at: Places, seen: Places, used: np.ndarray | None = None
-    ) -> Iterator[tuple[slice, list[np.ndarray]]]:
-        """Go through blocks of subspots ``at`` with their covariances to averages over ``seen``, each ``(n_block, n_observed)``.
+    ) -> Iterator[tuple[slice, list[np.ndarray | None]]]:
+        """Go through blocks of subspots ``at`` with the covariances of averages over ``seen`` to them, ``(n_observed, n_block)``.
 
-        Kernels that are not ``used`` come as zeros.
+        Kernels that are not ``used`` come as ``None``.
         """
         average = seen.average()
-        wanted = np.ones(len(self.scale), dtype=bool) if used is None else used
         for start in range(0, len(at.xy), BLOCK):
             rows = slice(start, start + BLOCK)
-            kernels = self._kernels(at.rows(rows), seen, wanted)
-            yield rows, [s * (average @ k.T).T for s, k in zip(self.scale, kernels, strict=True)]
+            yield rows, self._averaged(average, seen, at.rows(rows), used)
 
     def between_spots(self, seen: Places, used: np.ndarray | None = None) -> list[np.ndarray]:
-        """Return the covariances of averages over spots, each ``(n_observed, n_observed)``."""
-        average = seen.average()
-        sums = [np.zeros((average.shape[0],) * 2) for _ in self.scale]
-        for rows, blocks in self.to_spots(seen, seen, used):
-            weight = average[:, rows]
-            hit = np.flatnonzero(np.diff(weight.indptr))
-            for total, block in zip(sums, blocks, strict=True):
-                total[hit] += weight[hit] @ block
-        return sums
+        """Return the covariances of averages over spots, each ``(n_observed, n_observed)``; zeros where not ``used``.
+
+        They are symmetric: every block of spots is compared with itself and those after it.
+        """
+        seen = seen.in_order()
+        average, n = seen.average(), len(seen.spot_xy)
+        first = average.indptr
+        sums = [np.zeros((n, n)) for _ in self.scale]
+        low = 0
+        while low < n:
+            high = max(low + 1, int(np.searchsorted(first, first[low] + BLOCK, side="right")) - 1)
+            later, rows = slice(first[low], None), slice(first[low], first[high])
+            found = self._averaged(average[low:, later], seen.rows(later), seen.rows(rows), used)
+            over_rows = average[low:high, rows].T
+            for total, block in zip(sums, found, strict=True):
+                if block is not None:
+                    total[low:, low:high] = block @ over_rows
+            low = high
+        return [np.tril(total) + np.tril(total, -1).T for total in sums]
 
     def normalise(self, between_spots: list[np.ndarray]) -> None:
         """Scale every kernel so that these averages over spots vary by 1 about their common mean."""
@@ -153,27 +166,49 @@ class Kernels:
             self.scale[i] = 1 / variance if variance > 1e-9 else 1.0
             covariance *= self.scale[i]
 
-    def _kernels(self, at: Places, seen: Places, used: np.ndarray) -> list[np.ndarray]:
-        distance = torch.cdist(_single(at.xy), _single(seen.xy), compute_mode="donot_use_mm_for_euclid_dist")
-        nothing = torch.zeros_like(distance)
-        kernels = [matern32(distance, r) if u else nothing for r, u in zip(RANGES, used, strict=False)]
-        if self.views:
-            apart, n = self._views_apart(at, seen), len(self.views)
-            plain, local = used[len(RANGES) :][:n], used[len(RANGES) + n :]
-            kernels += [(a / -IMAGE_WIDTH).exp_() if u else nothing for a, u in zip(apart, plain, strict=True)]
-            near = matern32(distance, LOCAL_RANGE) if local.any() else nothing
-            kernels += [
-                (a / -LOCAL_WIDTH).exp_().mul_(near) if u else nothing for a, u in zip(apart, local, strict=False)
-            ]
-        return [k.numpy() for k in kernels]
+    def _averaged(
+        self, average: sparse.csr_matrix, seen: Places, at: Places, used: np.ndarray | None
+    ) -> list[np.ndarray | None]:
+        """Return the covariances of averages over ``seen`` to subspots ``at`` by every kernel that is used."""
+        wanted = np.ones(len(self.scale), dtype=bool) if used is None else used
+        kernels = self._kernels(seen, at, wanted)
+        return [None if k is None else s * (average @ k.numpy()) for s, k in zip(self.scale, kernels, strict=True)]
 
-    def _views_apart(self, at: Places, seen: Places) -> list[Tensor]:
+    def _kernels(self, here: Places, there: Places, used: np.ndarray) -> list[Tensor | None]:
+        """Return every kernel that is used between two sets of subspots."""
+        distance = _distance(_single(here.xy), _single(there.xy))
+        over_distance = {r: matern32(distance, r) for r, u in zip(RANGES, used, strict=False) if u}
+        found = [over_distance.get(r) for r in RANGES]
+        if self.views:
+            n = len(self.views)
+            plain, local = used[len(RANGES) :][:n], used[len(RANGES) + n :]
+            apart = self._views_apart(here, there)
+            near = over_distance[LOCAL_RANGE] if LOCAL_RANGE in over_distance else matern32(distance, LOCAL_RANGE)
+            found += [torch.exp(a / -IMAGE_WIDTH) if u else None for a, u in zip(apart, plain, strict=True)]
+            found += [(a / -LOCAL_WIDTH).exp_().mul_(near) if u else None for a, u in zip(apart, local, strict=False)]
+        return found
+
+    def _views_apart(self, here: Places, there: Places) -> list[Tensor]:
         """Return half the squared distances of image features in every view, over the median distance of two subspots."""
         apart = [
-            torch.cdist(_single(at.image[:, block]), _single(seen.image[:, block])).square_().div_(2 * width)
+            _squared_distance(_single(here.image[:, block]), _single(there.image[:, block])).div_(2 * width)
             for block, width in zip(self.blocks, self.widths, strict=True)
         ]
-        return [torch.stack([apart[i] for i in view]).mean(0) for view in self.views]
+        return [
+            torch.stack([apart[i] for i in view]).mean(0) if len(view) > 1 else apart[view[0]] for view in self.views
+        ]
+
+
+def _distance(here: Tensor, there: Tensor) -> Tensor:
+    """Return distances in the plane, ``(n_here, n_there)``, from differences: products would lose the small ones."""
+    across, along = here[:, :1] - there[:, 0], here[:, 1:] - there[:, 1]
+    return across.square_().addcmul_(along, along).sqrt_()
+
+
+def _squared_distance(here: Tensor, there: Tensor) -> Tensor:
+    """Return squared distances of rows, ``(n_here, n_there)``, from their products."""
+    both = torch.addmm(there.square().sum(1), here, there.T, alpha=-2)
+    return both.add_(here.square().sum(1)[:, None]).clamp_(min=0)
 
 
 def _single(values: np.ndarray) -> Tensor:

@@ -7,13 +7,11 @@ Kyriakidis 2004, A geostatistical framework for area-to-point spatial interpolat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import torch
-from scipy.linalg import cho_factor, cho_solve
+from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.spatial import cKDTree
 from threadpoolctl import threadpool_limits
 
@@ -28,12 +26,8 @@ GROUP = 500
 """Spots that are kriged together; larger sections are taken in compact groups, so that the cost stays linear."""
 HALO = 4.0
 """Pitches around a group within which other spots inform it."""
-LEARNED_FROM, LEARNED_GROUP = 4, 500
-"""How many compact groups choose the hyper-parameters by likelihood, and the most spots of one: work grows with its cube."""
-
-
-T = TypeVar("T")
-S = TypeVar("S")
+LEARNED_FROM = 4
+"""How many of these groups choose the hyper-parameters by likelihood."""
 
 
 class Setting(NamedTuple):
@@ -44,11 +38,10 @@ class Setting(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What is predicted from: the observations that are known, their mean, and hyper-parameters with their weights."""
+    """What is predicted from: the observations that are known, their mean, and the weights of all settings."""
 
     known: np.ndarray
     mean: np.ndarray
-    settings: list[Setting]
     weights: np.ndarray
 
 
@@ -70,9 +63,10 @@ class AreaKriging:
         self.kernels = Kernels(places, local)
         self.groups = compact_groups(places.spot_xy, GROUP)
         self.grid = self.kernels.grid
-        smaller = compact_groups(places.spot_xy, LEARNED_GROUP)
-        chosen = np.linspace(0, len(smaller) - 1, min(LEARNED_FROM, len(smaller))).round().astype(int)
-        self._learned_from = [smaller[i] for i in chosen]
+        self.settings = [Setting(self.kernels.weights(point), noise) for point in self.grid for noise in NOISES]
+        self._work = np.empty((0, 0))
+        chosen = np.linspace(0, len(self.groups) - 1, min(LEARNED_FROM, len(self.groups))).round().astype(int)
+        self._learned_from = [self.groups[i] for i in chosen]
         self._between = [self.kernels.between_spots(places.only(g)) for g in self._learned_from]
         self.kernels.normalise(self._between[0])
         for others in self._between[1:]:
@@ -103,51 +97,72 @@ class AreaKriging:
 
     def _from(self, values: np.ndarray, which: list[np.ndarray]) -> list[np.ndarray]:
         """Predict from each of several choices of observations."""
-        sources = [Source(known, values[known].mean(0), *self.weigh(values, known)) for known in which]
-        predicted = [np.empty((len(self.places.spot), values.shape[1]), dtype=np.float32) for _ in which]
-        owner = self._owner()
-        for i, group in enumerate(self.groups):
-            rows = np.flatnonzero(owner == i)
-            for whole, source, part in zip(
-                predicted, sources, self._predict(rows, group, values, sources), strict=True
-            ):
-                whole[rows] = source.mean + part
+        with threadpool_limits(1, "blas"):  # its waiting threads take the cores from torch's
+            weights = self.weigh(values, which)
+            sources = [Source(k, values[k].mean(0), w) for k, w in zip(which, weights, strict=True)]
+            predicted = [np.empty((len(self.places.spot), values.shape[1]), dtype=np.float32) for _ in which]
+            owner = self._owner()
+            for i, group in enumerate(self.groups):
+                rows = np.flatnonzero(owner == i)
+                for whole, source, part in zip(
+                    predicted, sources, self._predict(rows, group, values, sources), strict=True
+                ):
+                    whole[rows] = source.mean + part
         return predicted
 
-    def weigh(self, values: np.ndarray, known: np.ndarray | None = None) -> tuple[list[Setting], np.ndarray]:
-        """Return the hyper-parameters that some column gives weight, and the weights, ``(n_settings, n_columns)``.
+    def weigh(self, values: np.ndarray, which: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the weight of every one of ``settings`` in every column, ``(n_choices, n_settings, n_columns)``.
 
-        Weights are posterior probabilities given the ``known`` observations, all points of the grid being equally likely
-        before; those below a twentieth of a column's largest are left out.
+        Weights are posterior probabilities given the observations that are known, all settings being equally likely before;
+        those below a twentieth of a column's largest are zero.
+
+        Parameters
+        ----------
+        values
+            ``(n_observed, n_columns)``.
+        which
+            Choices of known observations, each boolean ``(n_observed,)``; those of the first are part of all others.
         """
-        known = np.ones(len(values), dtype=bool) if known is None else known
-        centred = values - values[known].mean(0)
-        likelihood: np.ndarray = np.stack(
-            in_threads(lambda point: self.log_likelihood(centred, point, known), self.grid)
-        )
-        likelihood = likelihood.reshape(-1, centred.shape[1])
-        weights = np.exp(likelihood - likelihood.max(0))
+        likelihood: np.ndarray = np.stack([self.log_likelihood(values, p, which) for p in self.grid], 1)
+        likelihood = likelihood.reshape(len(which), -1, values.shape[1])
+        weights: np.ndarray = np.exp(likelihood - likelihood.max(1, keepdims=True))
         weights[weights < NEGLIGIBLE] = 0
-        some = np.flatnonzero(weights.any(1))
-        settings = [Setting(self.kernels.weights(self.grid[i // len(NOISES)]), NOISES[i % len(NOISES)]) for i in some]
-        return settings, weights[some] / weights.sum(0)
+        return weights / weights.sum(1, keepdims=True)
 
-    def log_likelihood(self, centred: np.ndarray, point: Point, known: np.ndarray | None = None) -> np.ndarray:
+    def log_likelihood(self, values: np.ndarray, point: Point, which: Sequence[np.ndarray]) -> np.ndarray:
         """Return the log marginal likelihood at the best variance of the field, up to a constant.
 
-        One eigendecomposition serves all columns and noises, ``(n_noises, n_columns)``.
+        As `weigh`, of one point of the grid: ``(n_choices, n_noises, n_columns)``.
         """
-        square, log_det, n = np.zeros((len(NOISES), centred.shape[1])), np.zeros(len(NOISES)), 0
+        square = np.zeros((len(which), len(NOISES), values.shape[1]))
+        log_det, n = np.zeros((len(which), len(NOISES), 1)), np.zeros((len(which), 1, 1))
         for group, between in zip(self._learned_from, self._between, strict=True):
-            inside = np.arange(len(group)) if known is None else np.flatnonzero(known[group])
-            w = 1 / np.sqrt(self.noise[group[inside]])
-            covariance = _weighted(between, self.kernels.weights(point))[np.ix_(inside, inside)]
-            values, vectors = np.linalg.eigh(covariance * w * w[:, None])
-            variance = np.maximum(values, 0) + np.array(NOISES)[:, None]
-            square += (1 / variance) @ (vectors.T @ (centred[group[inside]] * w[:, None])) ** 2
-            log_det += np.log(variance).sum(1)
-            n += len(inside)
-        return -0.5 * n * np.log(np.maximum(square / n, 1e-300)) - 0.5 * log_det[:, None]
+            order = _first(which[0][group])
+            rows = group[order]
+            covariance = _weighted(between, self.kernels.weights(point))[np.ix_(order, order)]
+            known = [k[rows] for k in which]
+            centred = [(values[rows] - values[k].mean(0)) * i[:, None] for k, i in zip(which, known, strict=True)]
+            n += np.sum(known, axis=1)[:, None, None]
+            for noise, found in enumerate(NOISES):
+                factor = self._factor(covariance, found, rows)
+                white = solve_triangular(factor, np.concatenate(centred, 1), lower=True, check_finite=False)
+                logs = 2 * np.log(factor.diagonal())
+                for j, (k, part) in enumerate(zip(known, np.split(white, len(which), axis=1), strict=True)):
+                    square[j, noise] += (part[k] ** 2).sum(0)
+                    log_det[j, noise] += logs[k].sum()
+        return np.asarray(-0.5 * n * np.log(np.maximum(square / n, 1e-300)) - 0.5 * log_det)
+
+    def _factor(self, covariance: np.ndarray, noise: float, rows: np.ndarray) -> np.ndarray:
+        """Return the lower Cholesky factor of a symmetric covariance of observations ``rows`` and their noise.
+
+        Its leading part is the factor of the leading part: with those known to all first, one factor serves all choices. It
+        stands in memory that the next one is written to.
+        """
+        if self._work.shape != covariance.shape:
+            self._work = np.empty(covariance.shape, order="F")
+        np.copyto(self._work, covariance.T)
+        self._work[np.diag_indices_from(self._work)] += noise * self.noise[rows]
+        return np.asarray(cholesky(self._work, lower=True, overwrite_a=True, check_finite=False))
 
     def _owner(self) -> np.ndarray:
         """Return the group that predicts each subspot, the one of the nearest observed spot."""
@@ -161,43 +176,50 @@ class AreaKriging:
     ) -> list[np.ndarray]:
         """Return what each source says of the subspots ``rows`` about its mean."""
         around = _within(self.places.spot_xy, group, HALO)
+        around = around[_first(sources[0].known[around])]
         seen = self.places.only(around)
-        used = np.asarray(np.stack([s.kernels for source in sources for s in source.settings]).max(axis=0) > 0)
+        kernels = np.array([s.kernels for s in self.settings])
+        used = np.asarray((kernels[self._weighing(sources)] > 0).any(0))
         between = self.kernels.between_spots(seen, used)
-        solved = []
-        for known, mean, settings, weights in sources:
-            inside = np.flatnonzero(known[around])
-            some = [c[np.ix_(inside, inside)] for c in between] if len(inside) < len(around) else between
-            parts = self._solve(some, (values[around] - mean)[inside], self.noise[around][inside], settings, weights)
-            solved.append([_spread(part, inside, len(around)) for part in parts])
-        predicted = [np.empty((len(rows), values.shape[1])) for _ in sources]
+        solved = self._solve(between, values, around, sources)
+        predicted = [np.zeros((len(rows), values.shape[1])) for _ in sources]
         for part, blocks in self.kernels.to_spots(self.places.rows(rows), seen, used):
             for whole, each in zip(predicted, solved, strict=True):
-                whole[part] = sum(block @ s for block, s in zip(blocks, each, strict=True))
+                for block, s in zip(blocks, each, strict=True):
+                    if block is not None:
+                        whole[part] += block[: len(s)].T @ s
         return predicted
 
     @staticmethod
+    def _weighing(sources: list[Source]) -> np.ndarray:
+        """Return the numbers of the settings that have weight in some column."""
+        return np.flatnonzero(np.any([s.weights.any(1) for s in sources], axis=0))
+
     def _solve(
-        between: list[np.ndarray], centred: np.ndarray, spread: np.ndarray, settings: list[Setting], weights: np.ndarray
-    ) -> list[np.ndarray]:
-        """Return what each kernel is multiplied with: ``(C + noise)^-1 centred``, averaged over settings.
+        self, between: list[np.ndarray], values: np.ndarray, around: np.ndarray, sources: list[Source]
+    ) -> list[list[np.ndarray]]:
+        """Return per source what each kernel is multiplied with: ``(C + noise)^-1 centred``, averaged over settings.
 
-        One Cholesky factor serves all columns that give a setting weight.
+        One factor serves all columns that give a setting weight, and all sources: ``around`` starts with what the first knows.
         """
-        solved = [np.zeros_like(centred) for _ in between]
+        n_known = [int(s.known[around].sum()) for s in sources]
+        centred = [(values[around[:n]] - s.mean) for n, s in zip(n_known, sources, strict=True)]
+        solved = [[np.zeros_like(c) for _ in between] for c in centred]
 
-        def one(chosen: tuple[Setting, np.ndarray]) -> np.ndarray:
-            setting, weight = chosen
-            covariance = _weighted(between, setting.kernels)
-            covariance[np.diag_indices_from(covariance)] += setting.noise * spread
-            factor = cho_factor(covariance, lower=True, overwrite_a=True, check_finite=False)
-            return cho_solve(factor, centred[:, weight > 0]) * weight[weight > 0]
+        def one(i: int) -> list[np.ndarray]:
+            setting = self.settings[i]
+            factor = self._factor(_weighted(between, setting.kernels), setting.noise, around)
+            wanted = [s.weights[i] for s in sources]
+            return [
+                cho_solve((factor[: len(c), : len(c)], True), c[:, w > 0], check_finite=False) * w[w > 0]
+                for c, w in zip(centred, wanted, strict=True)
+            ]
 
-        pairs = list(zip(settings, weights, strict=True))
-        for (setting, weight), part in zip(pairs, in_threads(one, pairs), strict=True):
-            for total, share in zip(solved, setting.kernels, strict=True):
-                if share:
-                    total[:, weight > 0] += share * part
+        for i in self._weighing(sources):
+            for source, part, totals in zip(sources, one(i), solved, strict=True):
+                for total, share in zip(totals, self.settings[i].kernels, strict=True):
+                    if share:
+                        total[:, source.weights[i] > 0] += share * part
         return solved
 
 
@@ -205,11 +227,9 @@ def _weighted(covariances: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
     return np.asarray(sum(w * c for w, c in zip(weights, covariances, strict=True) if w))
 
 
-def _spread(values: np.ndarray, rows: np.ndarray, n: int) -> np.ndarray:
-    """Return ``(n, ...)`` with values in some rows and zeros in the others."""
-    out = np.zeros((n, *values.shape[1:]))
-    out[rows] = values
-    return out
+def _first(chosen: np.ndarray) -> np.ndarray:
+    """Return the order that puts what is chosen first."""
+    return np.argsort(~chosen, kind="stable")
 
 
 def _within(xy: np.ndarray, group: np.ndarray, distance: float) -> np.ndarray:
@@ -217,9 +237,3 @@ def _within(xy: np.ndarray, group: np.ndarray, distance: float) -> np.ndarray:
     low, high = xy[group].min(0) - distance, xy[group].max(0) + distance
     near = np.flatnonzero(((xy >= low) & (xy <= high)).all(1))
     return near[cKDTree(xy[group]).query(xy[near])[0] <= distance]
-
-
-def in_threads(do: Callable[[T], S], items: Sequence[T]) -> list[S]:
-    """Return what ``do`` makes of every item, one thread to an item: small matrices gain little from more."""
-    with threadpool_limits(1, "blas"), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        return list(pool.map(do, items))

@@ -167,12 +167,12 @@ def test_kriging_equals_the_textbook_formula(section: Section, rng: np.random.Ge
     model = AreaKriging(places_of(observed))
     values = rng.normal(size=(len(observed.used), 4))
     centred = values - values.mean(0)
-    settings, weights = model.weigh(centred)
+    (weights,) = model.weigh(centred, [np.ones(len(centred), dtype=bool)])
     inside = section.parent >= 0
     kernels, average = dense_kernels(section, observed), observed.average.toarray()[:, inside]
     uneven = np.diag(observed.n_per_spot.mean() / observed.n_per_spot)
     expected = np.zeros((inside.sum(), 4))
-    for setting, weight in zip(settings, weights, strict=True):
+    for setting, weight in zip(model.settings, weights, strict=True):
         k = sum(w * kernel for w, kernel in zip(setting.kernels, kernels, strict=True))
         spots = average @ k @ average.T + setting.noise * uneven
         expected += weight * (values.mean(0) + k @ average.T @ np.linalg.solve(spots, centred))
@@ -183,12 +183,16 @@ def test_hyper_parameters_weigh_as_their_marginal_likelihood(section: Section, r
     model = AreaKriging(places_of(Observed(section, "rna", make_likelihood("nb", 5))))
     y = rng.normal(size=(len(model.places.spot_xy), 2))
     y -= y.mean(0)
-    settings, weights = model.weigh(y)
+    everything = [np.ones(len(y), dtype=bool)]
+    (weights,) = model.weigh(y, everything)
     np.testing.assert_allclose(weights.sum(0), 1)
-    found = {(tuple(s.kernels), s.noise): w for s, w in zip(settings, weights, strict=True)}
+    found = {(tuple(s.kernels), s.noise): w for s, w in zip(model.settings, weights, strict=True)}
     first, second = sorted(found, key=lambda key: -found[key][0])[:2]
     points = {tuple(model.kernels.weights(point)): point for point in model.grid}
-    logs = [model.log_likelihood(y, points[kernels])[NOISES.index(noise), 0] for kernels, noise in (first, second)]
+    logs = [
+        model.log_likelihood(y, points[kernels], everything)[0, NOISES.index(noise), 0]
+        for kernels, noise in (first, second)
+    ]
     assert np.log(found[first][0] / found[second][0]) == pytest.approx(logs[0] - logs[1], abs=1e-9)
 
 
@@ -196,6 +200,7 @@ def test_marginal_likelihood_equals_the_multivariate_normal(section: Section, rn
     observed = Observed(section, "rna", make_likelihood("nb", 5))
     model = AreaKriging(places_of(observed))
     y = rng.normal(size=(len(observed.used), 1))
+    y -= y.mean(0)
     kernels, average = dense_kernels(section, observed), observed.average.toarray()[:, section.parent >= 0]
     spots = average @ (0.65 * kernels[1] + 0.35 * kernels[-1]) @ average.T
     uneven = np.diag(observed.n_per_spot.mean() / observed.n_per_spot)
@@ -204,7 +209,7 @@ def test_marginal_likelihood_equals_the_multivariate_normal(section: Section, rn
         covariance = spots + noise * uneven
         variance = float((y.T @ np.linalg.solve(covariance, y)).item()) / len(y)
         expected.append(-0.5 * len(y) * np.log(variance) - 0.5 * np.linalg.slogdet(covariance)[1])
-    ours = model.log_likelihood(y, Point(1, 0.35))[:, 0]
+    ours = model.log_likelihood(y, Point(1, 0.35), [np.ones(len(y), dtype=bool)])[0, :, 0]
     np.testing.assert_allclose(ours - ours[-1], np.array(expected) - expected[-1], atol=2e-2)
 
 

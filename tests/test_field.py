@@ -99,7 +99,7 @@ def test_kernels_of_two_blocks_follow_their_definition(section: Section) -> None
     distance = cdist(places.xy[:5], places.xy) * 3**0.5 / LOCAL_RANGE
     near = (1 + distance) * np.exp(-distance)
     expected = [*(np.exp(-a / IMAGE_WIDTH) for a in apart), *(np.exp(-a / LOCAL_WIDTH) * near for a in apart)]
-    np.testing.assert_allclose(found[len(RANGES) :], expected, atol=1e-4)
+    np.testing.assert_allclose(found[len(RANGES) :], np.swapaxes(expected, 1, 2), atol=1e-4)
     weights = kernels.weights(Point(1, 0.6, 0.7, 2))
     np.testing.assert_allclose(weights, [0, 0.4, 0, 0, 0, 0.18, 0, 0, 0.42])
 
