@@ -85,9 +85,9 @@ class SpatialVAE(StageModule):
         )
 
     def _constant(self, tile: Tile, key: Any, make: Callable[[], Tensor]) -> Tensor:
-        """Return what training does not change, kept with a tile that is the whole section, unless it is too large."""
+        """Return what training does not change, kept with the tile unless all tiles of the section would keep too much."""
         n_features = sum(self.likelihood(m).n_features for m in self.likelihoods)
-        if self.training and tile.n_section_tiles == 1 and len(tile.subspot_keys) * n_features <= LARGEST_BLOCK:
+        if self.training and tile.n_section_subspots * n_features <= LARGEST_BLOCK:
             return tile.once(key, make)
         with torch.no_grad():
             return make()

@@ -12,14 +12,16 @@ from soscope.data.section import Section
 from soscope.errors import ConfigError
 from soscope.groups import compact_groups
 
-FLOATS_PER_UNIT = 24
-"""Hidden activations of a subspot that a training step holds, in widths of the hidden layers (measured, `docs/scale.md`)."""
-FLOATS_PER_FEATURE = 12
-"""What it holds per decoded feature."""
+LARGEST_TILE = 24_000
+"""Subspots of a tile: a step on more takes longer per subspot, its activations having left the cache (`docs/scale.md`)."""
+WIDTHS_PER_EDGE, WIDTHS_PER_SPOT, WIDTHS_PER_SUBSPOT = 22, 6, 4
+"""Activations a training step holds, in widths of the hidden layers: what tensors of a step took, measured (`docs/scale.md`)."""
+FLOATS_PER_PROFILE, FLOATS_PER_DECODED = 4, 6
+"""Floats per feature of a spot, and per decoded feature of a subspot."""
 
 
 def bytes_per_spot(section: Section, n_hidden: int, largest_block: int) -> float:
-    """Estimate the memory one more core spot takes in a training step.
+    """Estimate the memory one more core spot takes in a training step of the second stage, which takes the most.
 
     Parameters
     ----------
@@ -31,10 +33,11 @@ def bytes_per_spot(section: Section, n_hidden: int, largest_block: int) -> float
         Entries decoded at a time; above, features go in blocks and do not count any more.
     """
     n_features = sum(len(p.features) for p in section.modalities.values())
-    per_spot = section.n_subspots / max(section.n_spots, 1)
-    decoded = min(n_features, largest_block / max(section.n_subspots, 1))
-    subspot = FLOATS_PER_UNIT * n_hidden + FLOATS_PER_FEATURE * decoded + 4 * section.image_features.shape[1]
-    return 4 * (per_spot * subspot + 4 * n_features + 16 * n_hidden)
+    n_spots = max(section.n_spots, 1)
+    edges, subspots = section.spot_graph.edges.shape[1] / n_spots, section.n_subspots / n_spots
+    decoded = min(n_features, largest_block / max(min(section.n_subspots, LARGEST_TILE), 1))
+    spot = n_hidden * (WIDTHS_PER_EDGE * edges + WIDTHS_PER_SPOT) + FLOATS_PER_PROFILE * n_features
+    return 4 * (spot + subspots * (n_hidden * WIDTHS_PER_SUBSPOT + FLOATS_PER_DECODED * decoded))
 
 
 def choose_tile_spots(
@@ -47,7 +50,7 @@ def choose_tile_spots(
     section
         What is cut.
     wanted
-        A number, or ``auto``: the whole section if a step on it fits ``memory_gb``, else equal parts that do.
+        A number, or ``auto``: the whole section, or as few equal parts as fit ``memory_gb`` and `LARGEST_TILE`.
     memory_gb, n_hidden, largest_block
         Memory for a step, and what it depends on.
     at_least
@@ -56,7 +59,7 @@ def choose_tile_spots(
     if wanted != "auto":
         return int(wanted)
     whole = section.n_spots * bytes_per_spot(section, n_hidden, largest_block)
-    n_tiles = max(math.ceil(whole / (memory_gb * 1e9)), at_least)
+    n_tiles = max(math.ceil(whole / (memory_gb * 1e9)), math.ceil(section.n_subspots / LARGEST_TILE), at_least)
     return math.ceil(section.n_spots / n_tiles)
 
 
