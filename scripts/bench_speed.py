@@ -1,9 +1,10 @@
 """Time and memory of one pass over a section, by size: ours, the released program's arithmetic, and the bare layers.
 
-    python scripts/bench_speed.py OUT [--sizes 2583 10500 42000 168000] [--repeats 5] [--threads 2]
+    python scripts/bench_speed.py OUT [--sizes 2583 10500 42000 168000] [--repeats 5] [--rounds 2] [--threads 2]
 
-Writes OUT/bench_speed.csv (stage, n_subspots, method, seconds_per_pass, peak_mb) and OUT/bench_speed.png, and prints ratios,
-growth exponents and the relative standard error of the sampled pairs. `docs/scale.md` says what is measured.
+All cases are measured in turn, and again in every round, so that a machine that slows down slows all of them; times are medians
+over rounds. Writes OUT/bench_speed.csv (stage, n_subspots, method, seconds_per_pass, peak_mb) and OUT/bench_speed.png, and
+prints ratios, growth exponents and the relative standard error of the sampled pairs. `docs/scale.md` says what is measured.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
@@ -71,9 +71,9 @@ def config(stage: str, epochs: int) -> Any:
         return compose("train", [f"{stage}.max_epochs={epochs}", "trainer.progress=false"])
 
 
-def loaded(n_subspots: int, cfg: Any) -> SectionsDataModule:
-    """Return a simulated section as the trainer takes it."""
-    data = SectionsDataModule([], ["rna"], cfg.model.z_width, cfg.data.held_out, cfg.seed, tiling_of(cfg))
+def loaded(n_subspots: int, cfg: Any, folder: Path) -> SectionsDataModule:
+    """Return a simulated section as the trainer takes it; its kriged field is kept in the folder."""
+    data = SectionsDataModule([], ["rna"], cfg.model.z_width, cfg.data.held_out, cfg.seed, tiling_of(cfg), folder)
     data.sections = [simulated_section(n_subspots // K, K, G, N_IMAGE, seed=0)]
     data.cut()
     return data
@@ -82,7 +82,7 @@ def loaded(n_subspots: int, cfg: Any) -> SectionsDataModule:
 def ours(stage: str, n_subspots: int, repeats: int, folder: Path) -> list[float]:
     """Time passes of the trainer as `soscope train` sets it up: loss with graph terms, averaging of weights, logging."""
     cfg = config(stage, repeats + 1)
-    data = loaded(n_subspots, cfg)
+    data = loaded(n_subspots, cfg, folder)
     module = (build_pretrain if stage == "pretrain" else build_finetune)(cfg, data)
     n_tiles = len(data.tiles)
     data.steps_per_epoch = max(n_tiles, min(cfg[stage].steps_per_epoch, 10 * n_tiles))
@@ -109,7 +109,7 @@ def timed(step: Callable[[], Tensor], parameters: list[nn.Parameter], repeats: i
 def bare(stage: str, n_subspots: int, repeats: int, folder: Path) -> list[float]:
     """Time our layers and likelihood on the whole section: no graph terms, no keyed noise, no logging, no data handling."""
     cfg = config(stage, 1)
-    data = loaded(n_subspots, cfg)
+    data = loaded(n_subspots, cfg, folder)
     module = (build_pretrain if stage == "pretrain" else build_finetune)(cfg, data)
     tile = data.result_tiles.cutters[0]()  # type: ignore[union-attr]
     x, likelihood, rate = tile.profiles["rna"], module.likelihood("rna"), cfg.objective.dropout
@@ -186,10 +186,10 @@ def dense(stage: str, n_subspots: int, repeats: int, folder: Path) -> list[float
     return timed(step, list(model.parameters()), repeats)
 
 
-def relative_error(n_subspots: int, draws: int = 200) -> float:
+def relative_error(n_subspots: int, folder: Path, draws: int = 200) -> float:
     """Return the relative standard error of the sampled all-pairs sum of the finetune stage at its default number of pairs."""
     cfg = config("finetune", 1)
-    data = loaded(n_subspots, cfg)
+    data = loaded(n_subspots, cfg, folder)
     module = build_finetune(cfg, data)
     tile = data.tiles[0]
     generator = torch.Generator().manual_seed(0)
@@ -213,10 +213,9 @@ def one(stage: str, n_subspots: int, method: str, repeats: int, threads: int, fo
     """Measure one case in this process and print it as JSON."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    before = psutil.Process().memory_info().rss / 2**20
     with measured() as cost:
         seconds = METHODS[method](stage, n_subspots, repeats, folder)
-    print(json.dumps({"seconds_per_pass": statistics.median(seconds), "peak_mb": cost.peak_mb, "base_mb": before}))
+    print(json.dumps({"seconds": seconds, "peak_mb": cost.peak_mb}))
 
 
 def cases(sizes: list[int]) -> list[tuple[str, int, str]]:
@@ -224,21 +223,27 @@ def cases(sizes: list[int]) -> list[tuple[str, int, str]]:
     return [(s, n, m) for s in STAGES for n in sizes for m in METHODS if m != "dense" or n <= DENSE_UP_TO]
 
 
-def measure(out: Path, sizes: list[int], repeats: int, threads: int) -> pd.DataFrame:
-    """Measure every case in a process of its own."""
-    rows = []
-    for stage, n, method in cases(sizes):
-        words = ["--one", stage, str(n), method, "--repeats", str(repeats), "--threads", str(threads)]
-        done = subprocess.run([sys.executable, __file__, str(out), *words], capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{stage} {n} {method} failed:\n{done.stderr[-3000:]}")
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-        rows.append({"stage": stage, "n_subspots": n // K * K, "method": method} | found)
-        console.print(f"{stage:9} {n:8,} {method:6} {found['seconds_per_pass']:8.3f} s {found['peak_mb']:7.0f} MB")
-    return pd.DataFrame(rows)
+def measure(out: Path, sizes: list[int], repeats: int, rounds: int, threads: int) -> pd.DataFrame:
+    """Measure every case in a process of its own, in every round."""
+    seconds: dict[tuple[str, int, str], list[float]] = {case: [] for case in cases(sizes)}
+    peaks = dict.fromkeys(seconds, 0.0)
+    for turn in range(rounds):
+        for case in seconds:
+            stage, n, method = case
+            words = ["--one", stage, str(n), method, "--repeats", str(repeats), "--threads", str(threads)]
+            done = subprocess.run([sys.executable, __file__, str(out), *words], capture_output=True, text=True)
+            if done.returncode:
+                raise SystemExit(f"{stage} {n} {method} failed:\n{done.stderr[-3000:]}")
+            found = json.loads(done.stdout.strip().splitlines()[-1])
+            seconds[case] += found["seconds"]
+            peaks[case] = max(peaks[case], found["peak_mb"])
+            median = statistics.median(found["seconds"])
+            console.print(f"{turn + 1}/{rounds} {stage:9} {n:8,} {method:6} {median:8.3f} s {peaks[case]:7.0f} MB")
+    rows = [(s, n // K * K, m, statistics.median(t), peaks[s, n, m]) for (s, n, m), t in seconds.items()]
+    return pd.DataFrame(rows, columns=["stage", "n_subspots", "method", "seconds_per_pass", "peak_mb"])
 
 
-def say(table: pd.DataFrame, sizes: list[int]) -> None:
+def say(table: pd.DataFrame) -> None:
     """Print ratios and growth exponents."""
     for stage, part in table.groupby("stage", sort=False):
         wide = part.pivot_table(index="n_subspots", columns="method", values="seconds_per_pass")
@@ -249,10 +254,8 @@ def say(table: pd.DataFrame, sizes: list[int]) -> None:
         console.print(f"[bold]{stage}[/bold]", wide.round(3).to_string(), sep="\n")
         large = wide.loc[wide.index >= DENSE_UP_TO - 1000]
         if len(large) > 1:
-            logs = np.log(large.index.to_numpy(float)), np.log(large["ours"])
-            console.print(
-                f"  ours grows as M^{np.polyfit(*logs, 1)[0]:.2f} from {large.index[0]:,} to {large.index[-1]:,}"
-            )
+            power = np.polyfit(np.log(large.index.to_numpy(float)), np.log(large["ours"]), 1)[0]
+            console.print(f"  ours grows as M^{power:.2f} from {large.index[0]:,} to {large.index[-1]:,}")
 
 
 def draw(table: pd.DataFrame, file: Path) -> None:
@@ -282,6 +285,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     words = parser.parse_args()
@@ -289,13 +293,12 @@ def main() -> None:
     if words.one:
         one(words.one[0], int(words.one[1]), words.one[2], words.repeats, words.threads, words.out)
         return
-    table = measure(words.out, words.sizes, words.repeats, words.threads)
-    columns = ["stage", "n_subspots", "method", "seconds_per_pass", "peak_mb"]
-    table[columns].to_csv(words.out / "bench_speed.csv", index=False)
+    table = measure(words.out, words.sizes, words.repeats, words.rounds, words.threads)
+    table.to_csv(words.out / "bench_speed.csv", index=False)
     draw(table, words.out / "bench_speed.png")
-    say(table, words.sizes)
+    say(table)
     torch.set_num_threads(words.threads)
-    error = relative_error(min(words.sizes, key=lambda n: abs(n - 10_500)))
+    error = relative_error(min(words.sizes, key=lambda n: abs(n - 10_500)), words.out)
     console.print(f"sampled pairs: relative standard error {error:.2%} with {DEFAULT_PAIRS:,} pairs")
     console.print(f"{words.out / 'bench_speed.csv'}\n{words.out / 'bench_speed.png'}")
 

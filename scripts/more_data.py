@@ -77,7 +77,7 @@ def score(cfg: Any, prepared: RunFolder, folder: Path, truths: Truths) -> pd.Dat
     run.folder.claim(cfg)
     do_stages(run, TRAINING.stages, ["pretrain", "finetune"])
     rows = []
-    for section, divider, _ in divide(run):
+    for section, divider in divide(run):
         for modality, split in divider.split(np.arange(section.n_subspots), with_cdf=True).items():
             truth = truths[section.name][section.features[modality]].to_numpy()
             case = Case(section, modality, run.likelihood(modality), truth)

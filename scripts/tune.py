@@ -1,9 +1,10 @@
 """Search settings with Optuna: every trial is a run of its own, and coming back goes on with the same study.
 
-    python scripts/tune.py OUT [--space FILE] [--trials 20] [--storage sqlite|journal|URL] [--study NAME] SETTING ...
+    python scripts/tune.py OUT [--space FILE] [--trials 20] [--storage sqlite|journal|URL] [--study NAME]
+        [--objective held_out|within_spot_r] SETTING ...
 
     python scripts/tune.py tuned data=visium data.path=FOLDER platform=visium
-    python scripts/tune.py tuned objective=within_spot_r data=visium data.path=FOLDER platform=visium
+    python scripts/tune.py tuned --objective within_spot_r data=visium data.path=FOLDER platform=visium
 
 Settings are those of `soscope train` (of `soscope benchmark` for within_spot_r). The search space is a YAML file, by default
 scripts/tune.yaml. Several workers share a study when each is started with the same command. Trials that fall behind the median of
@@ -122,6 +123,9 @@ def arguments() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--storage", default="journal")
     parser.add_argument("--study", default="soscope")
+    parser.add_argument(
+        "--objective", choices=list(OBJECTIVES), help="by default what the file of the search space says"
+    )
     parser.add_argument("--seed", type=int, default=None)
     return parser.parse_known_args()
 
@@ -130,11 +134,9 @@ def main() -> None:
     """Search, and print the best settings as a command takes them."""
     words, settings = arguments()
     search = yaml.safe_load(words.space.read_text())
-    named = [s.partition("=")[2] for s in settings if s.startswith("objective=") and s.partition("=")[2] in OBJECTIVES]
-    objective = named[-1] if named else search["objective"]
-    settings = [s for s in settings if s != f"objective={objective}"]
+    objective = words.objective or search["objective"]
     if objective not in OBJECTIVES:
-        raise SystemExit(f"objective '{objective}' is unknown. Choose from: {', '.join(OBJECTIVES)}.")
+        raise SystemExit(f"{words.space}: objective '{objective}' is unknown. Choose from: {', '.join(OBJECTIVES)}.")
     words.out.mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(
         storage=storage_of(words.storage, words.out),

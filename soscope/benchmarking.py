@@ -49,6 +49,8 @@ def rule_of(cfg: Any) -> str:
 def check_benchmark(cfg: Any) -> None:
     """Raise `ConfigError` for methods, merging and values that no benchmark can be made of."""
     choose_methods(cfg)
+    if cfg.dry_run:
+        raise ConfigError("dry_run=true tells what training takes: use `soscope train` with the same settings.")
     if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         raise ConfigError("trainer.accelerator=gpu, but torch sees no CUDA device. Use trainer=cpu.")
     if count_devices(cfg) > 1:

@@ -82,9 +82,8 @@ def _hydra(verb: str, rest: list[str]) -> list[Exception]:
         from hydra.core.hydra_config import HydraConfig
 
         sys.argv = original  # Lightning's DDP children replay it
-        if "Basic" not in str(
-            HydraConfig.get().launcher.get("_target_", "")
-        ):  # in a process of its own: Hydra tells us
+        launcher = str(HydraConfig.get().launcher.get("_target_", ""))
+        if "Basic" not in launcher:  # a process of its own, whose errors Hydra hands over
             _job(verb, cfg)
             return
         try:

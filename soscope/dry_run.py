@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 from rich.table import Table
 
 from soscope.build import build_finetune, build_pretrain
 from soscope.cost import MB
-from soscope.data.field import krige_components
+from soscope.data.field import observed_spots, section_places
 from soscope.data.module import SectionsDataModule
 from soscope.data.plan import bytes_per_spot
 from soscope.data.tiles import LARGEST_BLOCK
-from soscope.kriging import GROUP
+from soscope.kriging import GROUP, AreaKriging
 from soscope.stage_module import StageModule
 from soscope.stages import Run, console
 
@@ -61,7 +62,7 @@ def estimates(cfg: Any, data: SectionsDataModule) -> list[Estimate]:
     """Return what both stages would take."""
     largest = max(range(len(data.tiles)), key=lambda i: len(data.tiles.parts[i][1]))  # type: ignore[union-attr]
     found = []
-    kriging = _kriging_seconds(data) if cfg.model.n_components else 0.0
+    kriging = _kriging_seconds(data, cfg.model.n_components) if cfg.model.n_components else 0.0
     for stage, build in (("pretrain", build_pretrain), ("finetune", _finetune_without_kriging)):
         module = build(cfg, data)
         tile = data.tiles[largest]
@@ -86,27 +87,19 @@ def _step_seconds(module: StageModule, tile: Any) -> float:
 
 
 def _finetune_without_kriging(cfg: Any, data: SectionsDataModule) -> StageModule:
-    """Build the second stage with a field of zeros, which takes the same steps."""
-    data.skip_kriging = True
-    return build_finetune(cfg, data)
+    """Build the second stage without a field: its steps take as long."""
+    return build_finetune(OmegaConf.merge(cfg, {"model": {"n_components": 0}}), data)
 
 
-def _kriging_seconds(data: SectionsDataModule) -> float:
+def _kriging_seconds(data: SectionsDataModule, n_components: int) -> float:
     """Estimate the time of kriging all sections from that of some spots with their surroundings."""
     section = max(data.sections, key=lambda s: s.n_spots)
-    n = min(section.n_spots, GROUP)
-    near = np.argsort(((section.xy_um - section.xy_um.mean(0)) ** 2).sum(1))[:n]
+    near = np.argsort(((section.xy_um - section.xy_um.mean(0)) ** 2).sum(1))[:GROUP]
     part = section.only(np.sort(near))
-    scores = np.random.default_rng(0).standard_normal((n, 20)).astype(np.float32)
+    observed = observed_spots(part)
+    scores = np.random.default_rng(0).standard_normal((len(observed), n_components)).astype(np.float32)
     start = time.perf_counter()
-    krige_components([part], [part.image_features], [scores], _Same(), [np.zeros(n, dtype=bool)])  # type: ignore[arg-type]
+    places = section_places(part, part.image_features, observed)
+    AreaKriging(places, local=True).both(scores, np.ones(len(observed), dtype=bool))
     once = time.perf_counter() - start
     return once * sum(max(1.0, 2 * s.n_spots / GROUP) for s in data.sections)
-
-
-class _Same:
-    """Components that are the levels themselves."""
-
-    @staticmethod
-    def scores(levels: np.ndarray) -> np.ndarray:
-        return levels

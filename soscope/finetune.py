@@ -15,7 +15,7 @@ from soscope.likelihoods import Likelihood
 from soscope.likelihoods.base import Params
 from soscope.nn.decoder import FieldDecoder, SubspotDecoder
 from soscope.nn.encoder import GraphEncoder
-from soscope.nn.graph_terms import Products, SampledPairs, cross_entropy_of, pairs_to_sample, with_diagonal
+from soscope.nn.graph_terms import Products, SampledPairs, graph_cross_entropy, pairs_to_sample, with_diagonal
 from soscope.nn.noise import keyed_dropout, keyed_uniform
 from soscope.nn.sparse import SparseMatrix
 from soscope.stage_module import StageModule, TrainingSettings
@@ -40,6 +40,7 @@ class SpatialVAE(StageModule):
     ) -> None:
         super().__init__("finetune", encoder, likelihoods, settings)
         self.decoder, self.field_decoder = decoder, field_decoder
+        self._owner = object()  # of what this module keeps with tiles
         self.register_buffer("strength", torch.ones(()))
 
     def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> Tensor:
@@ -84,11 +85,11 @@ class SpatialVAE(StageModule):
             lambda: -likelihood.copy_down(tile.profiles[modality][:, columns], tile.within) / likelihood.feature_sd,
         )
 
-    def _constant(self, tile: Tile, key: Any, make: Callable[[], Tensor]) -> Tensor:
+    def _constant(self, tile: Tile, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
         """Return what training does not change, kept with the tile unless all tiles of the section would keep too much."""
         n_features = sum(self.likelihood(m).n_features for m in self.likelihoods)
         if self.training and tile.n_section_subspots * n_features <= LARGEST_BLOCK:
-            return tile.once(key, make)
+            return tile.once((self._owner, *key), make)
         with torch.no_grad():
             return make()
 
@@ -130,7 +131,7 @@ class SpatialVAE(StageModule):
             return log_prob, pairs([reduce(add, [Products(*b[1:]) for b in modality]) for modality in blocks])
         counted, rows, edges = self._graph(tile)
         residuals = [torch.cat([b[1] for b in modality], 1) * counted[:, None] for modality in blocks]
-        return log_prob, cross_entropy_of(residuals, edges, rows, tile.n_section_subspots, 0)
+        return log_prob, graph_cross_entropy(residuals, edges, rows, tile.n_section_subspots, 0)
 
     def _pairs(self, tile: Tile) -> SampledPairs | None:
         """Return the pairs of this step, or ``None`` where the sum over all is exact."""

@@ -83,7 +83,7 @@ class TrainedMethod(Method):
         run.loggers = make_loggers(run.cfg, folder)
         do_stages(run, TRAINING.stages, list(TRAINED))
         with measured() as cost:
-            section, divider, _ = next(divide(run))
+            section, divider = next(divide(run))
             splits = divider.split(np.arange(section.n_subspots), with_cdf=True)
         marks = run.folder.marks()
         before = [Cost(marks[stage]["seconds"], marks[stage]["peak_mb"]) for stage in TRAINED]

@@ -12,7 +12,7 @@ from soscope.likelihoods import Likelihood
 from soscope.likelihoods.base import Params
 from soscope.nn.decoder import SpotDecoder
 from soscope.nn.encoder import GraphEncoder
-from soscope.nn.graph_terms import cross_entropy_of, with_diagonal
+from soscope.nn.graph_terms import graph_cross_entropy, with_diagonal
 from soscope.stage_module import StageModule, TrainingSettings
 
 
@@ -55,4 +55,6 @@ class GraphAutoencoder(StageModule):
         rows = tile.core & seen
         edges = tile.once("spot_edges", lambda: with_diagonal(tile.spot_graph, rows, seen))
         n_pairs, draw = self.settings.n_pairs, lambda n: self.pair_draw(tile, n)
-        return cross_entropy_of([z * seen[:, None]], edges, rows.nonzero()[:, 0], tile.n_section_spots, n_pairs, draw)
+        return graph_cross_entropy(
+            [z * seen[:, None]], edges, rows.nonzero()[:, 0], tile.n_section_spots, n_pairs, draw
+        )

@@ -40,8 +40,8 @@ def simulated_section(
     image += 0.5 * rng.standard_normal(image.shape, dtype=np.float32)
     level = waves.reshape(n_spots, k, -1).mean(1) @ rng.normal(0, 0.4, (6, n_features)).astype(np.float32)
     counts = rng.poisson(np.exp(level + 1.5)).astype(np.float32)
-    spot_edges = neighbour_edges(xy, shape.radius_of({"hex": 6, "square": 4}[lattice]))
-    sub_edges = neighbour_edges(sub_xy, 1.2 * float(np.sqrt(shape.cell_area / k) * (1.0746 if lattice == "hex" else 1)))
+    radius = shape.radius_of(min(shape.neighbour_radius))
+    spot_edges, sub_edges = neighbour_edges(xy, radius), neighbour_edges(sub_xy, radius / math.sqrt(k))
     return Section(
         name=f"simulated_{n_spots}",
         spots=[f"spot_{i}" for i in range(n_spots)],

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 from anndata import read_h5ad
 from rich.console import Console
@@ -129,11 +128,10 @@ def finetune(run: Run) -> None:
 
 
 class Divided(NamedTuple):
-    """A section, what divides it, and its latent means."""
+    """A section, and what divides it."""
 
     section: Section
     divider: Divider
-    latent: np.ndarray
 
 
 def divide(run: Run) -> Iterator[Divided]:
@@ -141,7 +139,7 @@ def divide(run: Run) -> Iterator[Divided]:
     data, model = run.data(), load_model(run)
     latent = latent_means(model, data.result_tiles, [s.n_spots for s in data.sections])
     for section, cutter, mean in zip(data.sections, data.result_cutters, latent, strict=True):
-        yield Divided(section, Divider(model, cutter, mean, run.cfg.enhance.posterior), mean)
+        yield Divided(section, Divider(model, cutter, mean, run.cfg.enhance.posterior))
 
 
 def load_model(run: Run) -> StageModule:
@@ -157,7 +155,7 @@ def load_model(run: Run) -> StageModule:
 def enhance(run: Run) -> None:
     """Divide the spots of every section with the trained model and write the results."""
     scores = []
-    for section, divider, latent in divide(run):
+    for section, divider in divide(run):
         parts = divider.row_blocks()
         blocks = track(
             shared_out(divider.split, parts, run.folder.model_file.parent / "parts"),
@@ -171,7 +169,7 @@ def enhance(run: Run) -> None:
             deque(blocks, maxlen=0)
             continue
         prepared = contract.open_section(run.folder.prepared(section.name))
-        result = result_without_values(prepared, section, run.modalities, latent, run.cfg.enhance.posterior)
+        result = result_without_values(prepared, section, run.modalities, divider.latent, run.cfg.enhance.posterior)
         _note_verdicts(run, result, section)
         files = {m: run.folder.table(section.name, m) for m in run.modalities}
         write_result(result, run.folder.result(section.name), files, blocks)
@@ -184,14 +182,15 @@ def enhance(run: Run) -> None:
 def _draw(run: Run, section: Section, divider: Divider) -> None:
     """Write posterior draws where they were asked for; where not, remove those of an earlier result."""
     number = run.cfg.enhance.draws
-    subspots = contract.open_section(run.folder.prepared(section.name)).shapes[contract.SUBSPOTS].index.tolist()
-    for modality, features in section.features.items():
-        path = run.folder.draws(section.name, modality)
-        if not number:
+    paths = {m: run.folder.draws(section.name, m) for m in section.features}
+    if not number:
+        for path in paths.values():
             shutil.rmtree(path, ignore_errors=True)
-            continue
+        return
+    subspots = contract.open_section(run.folder.prepared(section.name)).shapes[contract.SUBSPOTS].index.tolist()
+    for modality, path in paths.items():
         drawing = Drawing(section.name, modality, number, run.cfg.seed, divider.posterior)
-        write_draws(path, blocks_to_draw(divider, modality), subspots, features, drawing)
+        write_draws(path, blocks_to_draw(divider, modality), subspots, section.features[modality], drawing)
 
 
 def _note_verdicts(run: Run, result: SpatialData, section: Section) -> None:
@@ -216,8 +215,10 @@ def _against_truth(run: Run, section: Section) -> list[pd.DataFrame]:
     for modality in run.modalities:
         likelihood = run.likelihood(modality)
         known = set(section.modalities[modality].features) <= set(truth.var_names)
+        if not (likelihood.sparse_result and known):
+            continue
         enhanced = read_h5ad(run.folder.table(section.name, modality))
-        if likelihood.sparse_result and known and truth.obs_names.equals(enhanced.obs_names):
+        if truth.obs_names.equals(enhanced.obs_names):
             rows.append(compare(section, modality, likelihood, Split(enhanced.X), truth))
     return rows
 

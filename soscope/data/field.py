@@ -17,6 +17,7 @@ from soscope.data.section import Section
 from soscope.kernels import Places
 from soscope.kriging import AreaKriging
 from soscope.likelihoods import Likelihood
+from soscope.matrices import numbered
 
 LARGEST_SIDE = 6000
 """Spots or columns, whichever are fewer, of which components are taken."""
@@ -132,19 +133,26 @@ def krige_components(
     """
     scored = []
     for section, image, level, unseen in zip(sections, features, levels, hidden, strict=True):
-        observed = np.flatnonzero(np.isin(np.arange(section.n_spots), section.parent))
-        position = np.full(section.n_spots + 1, -1)
-        position[observed] = np.arange(len(observed))
-        pitch = section.pitch_um
-        places = Places(
-            section.subspot_xy_um / pitch,
-            image,
-            position[section.parent],
-            section.xy_um[observed] / pitch,
-            section.image_blocks,
-        )
+        observed = observed_spots(section)
+        places = section_places(section, image, observed)
         scored.append(_kept(places, components.scores(level[observed]), ~unseen[observed], kept_in))
     return scored
+
+
+def observed_spots(section: Section) -> np.ndarray:
+    """Return the spots that have subspots."""
+    return np.flatnonzero(np.isin(np.arange(section.n_spots), section.parent))
+
+
+def section_places(section: Section, image: np.ndarray, observed: np.ndarray) -> Places:
+    """Return where the field of a section is, with these image features, seen through ``observed`` spots."""
+    return Places(
+        section.subspot_xy_um / section.pitch_um,
+        image,
+        numbered(observed, section.n_spots)[section.parent],
+        section.xy_um[observed] / section.pitch_um,
+        section.image_blocks,
+    )
 
 
 def _kept(places: Places, scores: np.ndarray, known: np.ndarray, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:

@@ -71,8 +71,7 @@ class SectionsDataModule(pl.LightningDataModule):
 
     Notes
     -----
-    ``steps_per_epoch``, an attribute, is the number of training steps in an epoch; each takes one tile. With ``skip_kriging``
-    the field is zero: for timing.
+    ``steps_per_epoch``, an attribute, is the number of training steps in an epoch; each takes one tile.
     """
 
     def __init__(
@@ -95,7 +94,6 @@ class SectionsDataModule(pl.LightningDataModule):
         self.result_tiles: TileStore | list[Tile] = []
         self.cores: list[list[np.ndarray]] = []
         self.components: Components | None = None
-        self.skip_kriging = False
 
     def setup(self, stage: str | None = None) -> None:
         """Load the sections once and plan their tiles.
@@ -163,7 +161,7 @@ class SectionsDataModule(pl.LightningDataModule):
             n = len(self.components.loadings)
             nothing = [np.zeros((s.n_subspots, n), dtype=np.float32) for s in self.sections]
             fields: list[Any] = [(zeros, zeros) for zeros in nothing]
-            if n and not self.skip_kriging:
+            if n:
                 fields = krige_components(self.sections, features, levels, self.components, held, self.field_folder)
             cutters, kept = self.result_cutters, self.tiling.memory_gb / 2
             without = [c.knowing(y, f) for c, y, (f, _) in zip(cutters, features, fields, strict=True)]
@@ -217,5 +215,5 @@ class SectionsDataModule(pl.LightningDataModule):
         )
 
     def transfer_batch_to_device(self, batch: Tile, device: torch.device, dataloader_idx: int) -> Tile:
-        """Move a tile; Lightning does not know its type."""
-        return batch if batch.keys.device == device else batch.to(device)
+        """Move a tile, which Lightning does not know how to; the copy stays with it."""
+        return batch if batch.keys.device == device else batch.once(("on", device), lambda: batch.to(device))

@@ -140,10 +140,9 @@ def pairs_to_sample(n: int, n_pairs: int | None) -> int:
 
 def graph_cross_entropy(
     vectors: Sequence[Tensor],
-    graph: SparseMatrix,
-    *,
-    core: Tensor | None = None,
-    n_total: int | None = None,
+    edges: SparseMatrix,
+    rows: Tensor,
+    n_total: int,
     n_pairs: int | None = None,
     draw: PairDraw | None = None,
     block: int = 1024,
@@ -154,12 +153,12 @@ def graph_cross_entropy(
     ----------
     vectors
         One tensor per modality, shape ``(n, width)``.
-    graph
-        Weights in [0, 1] of directed edges, without self-loops, ``(n, n)``.
-    core
-        Rows that count, boolean ``(n,)``; an edge belongs to its source, a pair to its first member. All by default.
+    edges
+        From `with_diagonal`: an edge belongs to its source.
+    rows
+        Rows that count, ``(n_core,)``; a pair belongs to its first member.
     n_total
-        Rows of the whole section when ``vectors`` is a part of it; sums are scaled to it. Default ``n``.
+        Rows of the whole section, of which ``vectors`` may be a part; sums are scaled to it.
     n_pairs
         ``None`` chooses by size, 0 is exact, more is the number of sampled pairs.
     draw
@@ -167,23 +166,6 @@ def graph_cross_entropy(
     block
         Rows per block of the exact sum; memory is ``n * block``.
     """
-    n = vectors[0].shape[0]
-    total = n if n_total is None else n_total
-    if core is None:
-        core = torch.ones(n, dtype=torch.bool, device=vectors[0].device)
-    return cross_entropy_of(vectors, with_diagonal(graph, core), core.nonzero()[:, 0], total, n_pairs, draw, block)
-
-
-def cross_entropy_of(
-    vectors: Sequence[Tensor],
-    edges: SparseMatrix,
-    rows: Tensor,
-    n_total: int,
-    n_pairs: int | None = None,
-    draw: PairDraw | None = None,
-    block: int = 1024,
-) -> Tensor:
-    """Return `graph_cross_entropy` from ``edges`` that were made before by `with_diagonal`, ``rows`` being those that count."""
     n = len(vectors[0])
     sampled = pairs_to_sample(n, n_pairs)
     if sampled:

@@ -28,7 +28,8 @@ def saturating_cross_entropy(
 ) -> Tensor:
     """Return the average over all ordered pairs of the cross-entropy between graph and pair probability.
 
-    Arguments are those of `soscope.nn.graph_terms.graph_cross_entropy`. It is linear in the weights, so it splits in the
+    Arguments are those of `soscope.nn.graph_terms.graph_cross_entropy`, with the graph itself and ``core``, the rows that count,
+    boolean ``(n,)``. It is linear in the weights, so it splits in the
     same way into a sum over all pairs as if there were no edges, and what the edges and the diagonal take off it.
     """
     rows = core.nonzero()[:, 0]
