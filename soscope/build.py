@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from soscope.data.field import Components
@@ -15,16 +14,15 @@ from soscope.data.section import Section
 from soscope.errors import ConfigError
 from soscope.finetune import SpatialVAE
 from soscope.likelihoods import Likelihood, make_likelihood
+from soscope.likelihoods.base import LARGEST_TABLE
 from soscope.model_file import Description
 from soscope.nn.decoder import FieldDecoder, SpotDecoder, SubspotDecoder
 from soscope.nn.encoder import GraphEncoder
 from soscope.nn.schedule import Exponential
 from soscope.pretrain import GraphAutoencoder
 from soscope.released.build import build_released_finetune, build_released_pretrain
+from soscope.rows import evenly_spaced
 from soscope.stage_module import StageModule, TrainingSettings
-
-LARGEST_TABLE = 10**8
-"""Entries of the dense table that starting values are taken from."""
 
 Builder = Callable[[Any, SectionsDataModule], StageModule]
 
@@ -113,8 +111,7 @@ def _likelihoods(cfg: Any, sections: Sequence[Section], per_subspot: bool) -> di
 def _observed(sections: Sequence[Section], modality: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Return profiles and library sizes that starting values are taken from: of all spots, or evenly spaced ones of very many."""
     parts = [s.modalities[modality] for s in sections]
-    step = -(-sum(p.x.shape[0] for p in parts) * len(parts[0].features) // LARGEST_TABLE)
-    rows = [np.arange(0, p.x.shape[0], step) for p in parts]
+    rows = [evenly_spaced(p.x.shape[0], p.x.shape[1], LARGEST_TABLE // len(parts)) for p in parts]
     x = torch.cat([torch.from_numpy(p.dense(r)) for p, r in zip(parts, rows, strict=True)])
     return x, torch.cat([torch.from_numpy(p.library_size[r]) for p, r in zip(parts, rows, strict=True)])
 

@@ -9,27 +9,32 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import geopandas as gpd
 import numpy as np
 import pandas as pd
 import shapely
+import zarr
 from anndata import AnnData
+from anndata.io import read_elem, write_elem
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, set_transformation
 
 from soscope.errors import DataError
 
+T = TypeVar("T")
 FORMAT_VERSION = 2
 ATTRS = "soscope"
 IMAGE, SPOTS, SUBSPOTS, IMAGE_FEATURES = "image", "spots", "subspots", "image_features"
 REGION, INSTANCE = "region", "instance"
 GRAPH = "spatial_connectivities"
+ROWS_OF_CHUNK = 4096
+"""Rows of image features that are read together: a tile needs some rows, and all their columns."""
 LIBRARY_SIZE, PARENT, PARENT_NAME, ENCODER = "library_size", "parent", "parent_name", "encoder"
 
 
@@ -114,7 +119,10 @@ def annotate(table: AnnData, region: str) -> AnnData:
 
 def facts(sdata: SpatialData) -> dict[str, Any]:
     """Return what soscope noted about a section; raise `DataError` for objects of another kind or version."""
-    found = sdata.attrs.get(ATTRS)
+    return _checked(sdata.attrs.get(ATTRS))
+
+
+def _checked(found: Any) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise DataError(f"this SpatialData object has no attrs['{ATTRS}']: it was not written by soscope.")
     if found.get("format_version") != FORMAT_VERSION:
@@ -146,9 +154,15 @@ def image_of(sdata: SpatialData) -> np.ndarray | None:
 
 
 def write_section(sdata: SpatialData, path: Path) -> None:
-    """Write a section as SpatialData zarr beside ``path``, then rename."""
+    """Write a section as SpatialData zarr beside ``path``, then rename; image features in chunks of whole rows."""
     with beside(path) as new, quiet():
         sdata.write(new, update_sdata_path=False)
+        if IMAGE_FEATURES in sdata.tables:
+            values = sdata.tables[IMAGE_FEATURES].X
+            root = zarr.open_group(new, mode="r+", use_consolidated=False)
+            options = {"chunks": (ROWS_OF_CHUNK, max(values.shape[1], 1))}
+            write_elem(root[f"tables/{IMAGE_FEATURES}"], "X", values, dataset_kwargs=options)
+            zarr.consolidate_metadata(root.store)
 
 
 @contextmanager
@@ -178,17 +192,46 @@ def write_table(table: AnnData, file: Path) -> None:
 
 def open_section(path: Path) -> SpatialData:
     """Open a written section; raise `DataError` when it is missing, damaged or of another format version."""
+    sdata = _opened(path, read_zarr)
+    facts(sdata)
+    return sdata
+
+
+def open_tables(path: Path) -> tuple[dict[str, Any], dict[str, AnnData]]:
+    """Read what was noted about a written section, and its tables alone; image features stay on disk, a zarr array in ``X``.
+
+    Raises
+    ------
+    DataError
+        As `open_section`.
+    """
+
+    def read(path: Path) -> tuple[dict[str, Any], dict[str, AnnData]]:
+        root = zarr.open_group(path, mode="r")
+        tables = zarr.open_group(path / "tables", mode="r").groups()
+        return _checked(root.attrs.get(ATTRS)), {name: _table_of(g, name != IMAGE_FEATURES) for name, g in tables}
+
+    return _opened(path, read)
+
+
+def _table_of(group: zarr.Group, whole: bool) -> AnnData:
+    parts = {name: read_elem(group[name]) for name in ("obs", "var", "obsm", "obsp")}
+    return AnnData(X=read_elem(group["X"]) if whole else group["X"], **parts)
+
+
+def _opened(path: Path, read: Callable[[Path], T]) -> T:
+    """Read a written section; `DataError` where it is missing or cannot be read."""
     if not path.exists():
         raise DataError(f"no section at '{path}'. Run the stage that writes it first (soscope prepare).")
     try:
         with quiet():
-            sdata = read_zarr(path)
+            return read(path)
+    except DataError:
+        raise
     except Exception as error:
         raise DataError(
             f"'{path}' cannot be read as SpatialData zarr ({error}). Delete it and prepare again."
         ) from error
-    facts(sdata)
-    return sdata
 
 
 @contextmanager

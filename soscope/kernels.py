@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from soscope.matrices import numbered
+from soscope.matrices import Groups
+from soscope.rows import Rows
 
 RANGES = (2.0, 3.0, 4.0)
 """Ranges of the covariance over distance that are tried, in pitches."""
@@ -43,7 +45,7 @@ class Places:
     xy
         Centres of subspots in pitches, ``(n_subspots, 2)``.
     image
-        Features of subspots, ``(n_subspots, n_image)``.
+        Features of subspots, ``(n_subspots, n_image)``, an array or what is taken row by row.
     spot
         Observation each subspot belongs to, ``(n_subspots,)``; -1 for those no observation tells of.
     spot_xy
@@ -53,27 +55,25 @@ class Places:
     """
 
     xy: np.ndarray
-    image: np.ndarray
+    image: Rows
     spot: np.ndarray
     spot_xy: np.ndarray
     blocks: Sequence[np.ndarray]
 
+    @cached_property
+    def subspots(self) -> Groups:
+        """Subspots by the observation they belong to."""
+        return Groups(self.spot, len(self.spot_xy))
+
     def only(self, chosen: np.ndarray) -> Places:
-        """Return the observations ``chosen`` and their subspots."""
-        spot = numbered(chosen, len(self.spot_xy))[self.spot]
-        inside = spot >= 0
-        return replace(
-            self, xy=self.xy[inside], image=self.image[inside], spot=spot[inside], spot_xy=self.spot_xy[chosen]
-        )
+        """Return the observations ``chosen`` and their subspots, those of each together, in the order of ``chosen``."""
+        inside = self.subspots.rows(chosen)
+        spot = np.repeat(np.arange(len(chosen)), self.subspots.sizes(chosen))
+        return replace(self, xy=self.xy[inside], image=self.image[inside], spot=spot, spot_xy=self.spot_xy[chosen])
 
     def rows(self, chosen: np.ndarray | slice) -> Places:
         """Return the subspots ``chosen``."""
         return replace(self, xy=self.xy[chosen], image=self.image[chosen], spot=self.spot[chosen])
-
-    def in_order(self) -> Places:
-        """Return the subspots of observations, those of each together, without the subspots no observation tells of."""
-        order = np.argsort(self.spot, kind="stable")
-        return self.rows(order[np.count_nonzero(self.spot < 0) :])
 
     def average(self) -> sparse.csr_matrix:
         """Return what averages subspots over their observation, ``(n_observed, n_subspots)``."""
@@ -108,7 +108,7 @@ class Kernels:
     """
 
     def __init__(self, places: Places, local: bool = False) -> None:
-        few = places.image[:: max(1, len(places.image) // 1000)]
+        few = places.image[:: max(1, places.image.shape[0] // 1000)]
         self.blocks = places.blocks
         self.widths = [_median_distance(few[:, block]) for block in self.blocks]
         each = [(i,) for i in range(len(self.blocks))]
@@ -141,9 +141,9 @@ class Kernels:
     def between_spots(self, seen: Places, used: np.ndarray | None = None) -> list[np.ndarray]:
         """Return the covariances of averages over spots, each ``(n_observed, n_observed)``; zeros where not ``used``.
 
-        They are symmetric: every block of spots is compared with itself and those after it.
+        They are symmetric: every block of spots is compared with itself and those after it. ``seen`` is as `Places.only`
+        returns it.
         """
-        seen = seen.in_order()
         average, n = seen.average(), len(seen.spot_xy)
         first = average.indptr
         sums = [np.zeros((n, n)) for _ in self.scale]
@@ -191,7 +191,7 @@ class Kernels:
     def _views_apart(self, here: Places, there: Places) -> list[Tensor]:
         """Return half the squared distances of image features in every view, over the median distance of two subspots."""
         apart = [
-            _squared_distance(_single(here.image[:, block]), _single(there.image[:, block])).div_(2 * width)
+            _squared_distance(_single(here.image[:][:, block]), _single(there.image[:][:, block])).div_(2 * width)
             for block, width in zip(self.blocks, self.widths, strict=True)
         ]
         return [

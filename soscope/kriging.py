@@ -17,16 +17,19 @@ from threadpoolctl import threadpool_limits
 
 from soscope.groups import compact_groups
 from soscope.kernels import Kernels, Places, Point
+from soscope.matrices import Groups
 
 NOISES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.2, 0.4, 0.8, 1.6, 4.0, 12.0)
 """Noise variances tried, relative to the field's variance between spots."""
 NEGLIGIBLE = 0.05
 """Hyper-parameters this much less likely than a column's best are left out."""
-GROUP = 500
-"""Spots that are kriged together; larger sections are taken in compact groups, so that the cost stays linear."""
+WHOLE_UP_TO = 500
+"""Spots that are kriged together; larger sections are taken in compact groups, so that the cost stays linear,"""
+GROUP = 200
+"""of so many spots: with what lies around them, larger groups take longer and are no better (`docs/scale.md`)."""
 HALO = 4.0
 """Pitches around a group within which other spots inform it."""
-LEARNED_FROM = 4
+LEARNED_FROM = 10
 """How many of these groups choose the hyper-parameters by likelihood."""
 
 
@@ -61,7 +64,8 @@ class AreaKriging:
         n_per_spot = np.bincount(places.spot[places.spot >= 0], minlength=len(places.spot_xy))
         self.noise = n_per_spot.mean() / np.maximum(n_per_spot, 1)
         self.kernels = Kernels(places, local)
-        self.groups = compact_groups(places.spot_xy, GROUP)
+        self.groups = compact_groups(places.spot_xy, GROUP if len(places.spot_xy) > WHOLE_UP_TO else WHOLE_UP_TO)
+        self._tree = cKDTree(places.spot_xy)
         self.grid = self.kernels.grid
         self.settings = [Setting(self.kernels.weights(point), noise) for point in self.grid for noise in NOISES]
         self._work = np.empty((0, 0))
@@ -101,9 +105,9 @@ class AreaKriging:
             weights = self.weigh(values, which)
             sources = [Source(k, values[k].mean(0), w) for k, w in zip(which, weights, strict=True)]
             predicted = [np.empty((len(self.places.spot), values.shape[1]), dtype=np.float32) for _ in which]
-            owner = self._owner()
+            owned = Groups(self._owner(), len(self.groups))
             for i, group in enumerate(self.groups):
-                rows = np.flatnonzero(owner == i)
+                rows = owned.rows(np.array([i]))
                 for whole, source, part in zip(
                     predicted, sources, self._predict(rows, group, values, sources), strict=True
                 ):
@@ -169,13 +173,13 @@ class AreaKriging:
         group_of = np.empty(len(self.places.spot_xy), dtype=np.int64)
         for i, group in enumerate(self.groups):
             group_of[group] = i
-        return group_of[cKDTree(self.places.spot_xy).query(self.places.xy)[1]]
+        return group_of[self._tree.query(self.places.xy)[1]]
 
     def _predict(
         self, rows: np.ndarray, group: np.ndarray, values: np.ndarray, sources: list[Source]
     ) -> list[np.ndarray]:
         """Return what each source says of the subspots ``rows`` about its mean."""
-        around = _within(self.places.spot_xy, group, HALO)
+        around = self._around(group)
         around = around[_first(sources[0].known[around])]
         seen = self.places.only(around)
         kernels = np.array([s.kernels for s in self.settings])
@@ -189,6 +193,16 @@ class AreaKriging:
                     if block is not None:
                         whole[part] += block[: len(s)].T @ s
         return predicted
+
+    def _around(self, group: np.ndarray) -> np.ndarray:
+        """Return the spots no further than `HALO` from some spot of a group, in order."""
+        xy = self.places.spot_xy
+        low, high = xy[group].min(0), xy[group].max(0)
+        square = self._tree.query_ball_point(
+            (low + high) / 2, (high - low).max() / 2 + HALO, p=np.inf, return_sorted=True
+        )
+        near = np.asarray(square)
+        return near[cKDTree(xy[group]).query(xy[near])[0] <= HALO]
 
     @staticmethod
     def _weighing(sources: list[Source]) -> np.ndarray:
@@ -230,10 +244,3 @@ def _weighted(covariances: list[np.ndarray], weights: np.ndarray) -> np.ndarray:
 def _first(chosen: np.ndarray) -> np.ndarray:
     """Return the order that puts what is chosen first."""
     return np.argsort(~chosen, kind="stable")
-
-
-def _within(xy: np.ndarray, group: np.ndarray, distance: float) -> np.ndarray:
-    """Return the points no further than ``distance`` from some point of a group."""
-    low, high = xy[group].min(0) - distance, xy[group].max(0) + distance
-    near = np.flatnonzero(((xy >= low) & (xy <= high)).all(1))
-    return near[cKDTree(xy[group]).query(xy[near])[0] <= distance]

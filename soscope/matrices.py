@@ -26,11 +26,23 @@ def rank_within(index: np.ndarray) -> np.ndarray:
     return rank
 
 
-def group_rows(index: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows sorted by their index, -1 left out, and where each of ``n`` groups starts in them, ``(n + 1,)``."""
-    order = np.argsort(index, kind="stable")
-    counts = np.bincount(index[index >= 0], minlength=n)
-    return order[len(index) - counts.sum() :], np.concatenate([[0], np.cumsum(counts)])
+class Groups:
+    """Rows by the one of ``n`` groups they belong to; rows of ``index`` -1 belong to none."""
+
+    def __init__(self, index: np.ndarray, n: int) -> None:
+        counts = np.bincount(index[index >= 0], minlength=n)
+        self._order = np.argsort(index, kind="stable")[len(index) - counts.sum() :]
+        self._start = np.concatenate([[0], np.cumsum(counts)])
+
+    def sizes(self, groups: np.ndarray) -> np.ndarray:
+        """Return the number of rows of some groups."""
+        return self._start[groups + 1] - self._start[groups]
+
+    def rows(self, groups: np.ndarray) -> np.ndarray:
+        """Return the rows of some groups, those of a group together, in the order of ``groups``."""
+        sizes = self.sizes(groups)
+        within = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        return self._order[np.repeat(self._start[groups], sizes) + within]
 
 
 def numbered(rows: np.ndarray, n: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -57,14 +57,14 @@ def _enhanced_table(section: Section, feature_var: pd.DataFrame, subspots: Any) 
 
 
 def write_result(
-    result: SpatialData, path: Path, files: Mapping[str, Path], blocks: Iterable[Mapping[str, Split]]
+    frame: Callable[[], SpatialData], path: Path, files: Mapping[str, Path], blocks: Iterable[Mapping[str, Split]]
 ) -> None:
     """Write an enhanced section: mean in X, ``sd``, ``q05``, ``q95`` in layers; in memory is one block of subspots.
 
     Parameters
     ----------
-    result
-        From `result_without_values`.
+    frame
+        Returns what `result_without_values` does; called once, and let go before the first block.
     path
         SpatialData zarr.
     files
@@ -75,12 +75,11 @@ def write_result(
     """
     partial = {m: file.with_name(file.name + ".partial") for m, file in files.items()}
     with contract.beside(path) as new, contract.quiet():
-        result.write(new, update_sdata_path=False)
+        _write_frame(frame(), new, partial)
         root = zarr.open_group(new, mode="r+", use_consolidated=False)
         with ExitStack() as stack:
             tables = {m: [_Growing(root[f"tables/{contract.enhanced_name(m)}"])] for m in files}
             for modality, file in partial.items():
-                _standalone(result, modality).write_h5ad(file)
                 opened = stack.enter_context(h5py.File(file, "r+"))
                 tables[modality].append(_Growing(opened, compression="gzip", compression_opts=1))
             for block in blocks:
@@ -90,6 +89,12 @@ def write_result(
         zarr.consolidate_metadata(root.store)
     for modality, file in files.items():
         partial[modality].replace(file)
+
+
+def _write_frame(result: SpatialData, path: Path, files: Mapping[str, Path]) -> None:
+    result.write(path, update_sdata_path=False)
+    for modality, file in files.items():
+        _standalone(result, modality).write_h5ad(file)
 
 
 class _Growing:

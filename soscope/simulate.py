@@ -14,7 +14,13 @@ PITCH_UM = 100.0
 
 
 def simulated_section(
-    n_spots: int, k: int = 7, n_features: int = 60, n_image: int = 53, lattice: str = "hex", seed: int = 0
+    n_spots: int,
+    k: int = 7,
+    n_features: int = 60,
+    n_image: int = 53,
+    lattice: str = "hex",
+    seed: int = 0,
+    depth: float | None = None,
 ) -> Section:
     """Simulate a section in memory.
 
@@ -28,6 +34,8 @@ def simulated_section(
         ``hex`` or ``square``.
     seed
         Of everything drawn.
+    depth
+        Mean counts of a spot, features then being as unevenly abundant as genes are; without it, features have a few counts each.
     """
     rng = np.random.default_rng(seed)
     shape = make_lattice(lattice)
@@ -35,11 +43,15 @@ def simulated_section(
     xy = shape.unit_xy(row, col)
     parent = np.repeat(np.arange(n_spots), k)
     sub_xy = xy[parent] + np.tile(shape.offsets(k), (n_spots, 1))
-    waves = np.sin(sub_xy @ rng.normal(0, 0.15, (2, 6)) + rng.uniform(0, 6, 6)).astype(np.float32)
-    image = waves @ rng.normal(size=(6, n_image)).astype(np.float32)
+    states = waves(sub_xy, 6, rng)
+    image = states @ rng.normal(size=(6, n_image)).astype(np.float32)
     image += 0.5 * rng.standard_normal(image.shape, dtype=np.float32)
-    level = waves.reshape(n_spots, k, -1).mean(1) @ rng.normal(0, 0.4, (6, n_features)).astype(np.float32)
-    counts = rng.poisson(np.exp(level + 1.5)).astype(np.float32)
+    level = states.reshape(n_spots, k, -1).mean(1) @ rng.normal(0, 0.4, (6, n_features)).astype(np.float32)
+    rate = np.exp(level + 1.5)
+    if depth is not None:
+        rate *= rng.lognormal(0, 1.5, n_features).astype(np.float32)
+        rate *= depth / rate.sum(1).mean()
+    counts = rng.poisson(rate).astype(np.float32)
     radius = shape.radius_of(min(shape.neighbour_radius))
     spot_edges, sub_edges = neighbour_edges(xy, radius), neighbour_edges(sub_xy, radius / math.sqrt(k))
     return Section(
@@ -55,6 +67,11 @@ def simulated_section(
         subspot_graph=Graph(sub_edges, similarity(image, sub_edges).astype(np.float32)),
         pitch_um=PITCH_UM,
     )
+
+
+def waves(xy: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return ``n`` smooth functions of places in pitches, each between -1 and 1, ``(len(xy), n)``."""
+    return np.sin(xy @ rng.normal(0, 0.15, (2, n)) + rng.uniform(0, 6, n)).astype(np.float32)
 
 
 def _array(n_spots: int, lattice: str) -> tuple[np.ndarray, np.ndarray]:

@@ -6,8 +6,10 @@ import shutil
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 from anndata import read_h5ad
 from rich.console import Console
@@ -168,15 +170,20 @@ def enhance(run: Run) -> None:
         if not is_main_process():
             deque(blocks, maxlen=0)
             continue
-        prepared = contract.open_section(run.folder.prepared(section.name))
-        result = result_without_values(prepared, section, run.modalities, divider.latent, run.cfg.enhance.posterior)
-        _note_verdicts(run, result, section)
         files = {m: run.folder.table(section.name, m) for m in run.modalities}
-        write_result(result, run.folder.result(section.name), files, blocks)
+        frame = partial(_result_without_values, run, section, divider.latent)
+        write_result(frame, run.folder.result(section.name), files, blocks)
         scores += _against_truth(run, section)
         _draw(run, section, divider)
     if scores:
         write_text(run.folder.comparison_file, pd.concat(scores).to_csv(index=False))
+
+
+def _result_without_values(run: Run, section: Section, latent: np.ndarray) -> SpatialData:
+    prepared = contract.open_section(run.folder.prepared(section.name))
+    result = result_without_values(prepared, section, run.modalities, latent, run.cfg.enhance.posterior)
+    _note_verdicts(run, result, section)
+    return result
 
 
 def _draw(run: Run, section: Section, divider: Divider) -> None:

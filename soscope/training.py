@@ -85,6 +85,7 @@ def fit_stage(
     state = torch.load(best.best_model_path or last, map_location="cpu", weights_only=True)["state_dict"]
     module.load_state_dict(state)
     module.cpu().eval()
+    data.forget()
 
 
 def make_trainer(

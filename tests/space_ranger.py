@@ -6,7 +6,6 @@ import gzip
 import json
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -15,6 +14,7 @@ from scipy.io import mmwrite
 
 from soscope import contract
 from soscope.read import DemoReader
+from soscope.simulated_folders import write_10x_h5
 
 SCALE = 0.5
 
@@ -35,7 +35,7 @@ def write_folder(
         features = pd.concat([features, extra])
     barcodes = [f"{'ACGT' * 4}-{i}" for i in range(table.n_obs)]
     (folder / "spatial").mkdir(parents=True)
-    (_write_mtx if mtx else _write_h5)(folder, counts, features, barcodes)
+    (_write_mtx if mtx else write_10x_h5)(folder, counts, features, barcodes)
     xy = np.asarray(table.obsm["spatial"]) / SCALE
     positions = pd.DataFrame(
         {
@@ -58,19 +58,6 @@ def write_folder(
     small = image.resize((-(-image.width // 2), -(-image.height // 2)))
     small.save(folder / "spatial" / "tissue_lowres_image.png")
     return folder
-
-
-def _write_h5(folder: Path, counts: sparse.csr_matrix, features: pd.DataFrame, barcodes: list[str]) -> None:
-    with h5py.File(folder / "filtered_feature_bc_matrix.h5", "w") as file:
-        file.attrs["library_ids"] = np.array([b"test"])
-        group = file.create_group("matrix")
-        group["barcodes"] = np.array(barcodes, dtype="S")
-        group["data"], group["indices"] = counts.data.astype(np.int32), counts.indices.astype(np.int64)
-        group["indptr"], group["shape"] = counts.indptr.astype(np.int64), np.array(counts.shape[::-1])
-        described = group.create_group("features")
-        for key, column in (("id", "id"), ("name", "name"), ("feature_type", "type")):
-            described[key] = features[column].to_numpy(dtype="S")
-        described["genome"] = np.array([b"test"] * len(features))
 
 
 def _write_mtx(folder: Path, counts: sparse.csr_matrix, features: pd.DataFrame, barcodes: list[str]) -> None:

@@ -55,12 +55,21 @@ def field_of(section: Section, hidden: np.ndarray) -> np.ndarray:
 def test_components_are_those_of_scikit_learn(section: Section) -> None:
     from sklearn.decomposition import PCA
 
-    levels = stabilised_levels(section, {"rna": make_likelihood("nb", 4)})
+    levels = stabilised_levels(section, {"rna": make_likelihood("nb", 4)})[:]
     ours = Components.fit(levels, 3)
     z = (levels - levels.mean(0)) / levels.std(0)
     theirs = PCA(3).fit(z)
     np.testing.assert_allclose(np.abs(ours.loadings), np.abs(theirs.components_), atol=1e-6)
     np.testing.assert_allclose(np.abs(ours.scores(levels)), np.abs(theirs.transform(z)), atol=1e-6)
+
+
+def test_components_of_more_columns_than_spots_are_those_of_scikit_learn() -> None:
+    from sklearn.decomposition import PCA
+
+    levels = np.random.default_rng(0).gamma(2.0, size=(20, 70)).astype(np.float32)
+    ours = Components.fit(levels, 3)
+    theirs = PCA(3).fit((levels - levels.mean(0)) / levels.std(0))
+    np.testing.assert_allclose(np.abs(ours.loadings), np.abs(theirs.components_), atol=1e-5)
 
 
 def test_field_follows_the_image_inside_spots(section: Section) -> None:
@@ -161,6 +170,7 @@ def test_groups_with_a_halo_agree_with_one_group(section: Section, monkeypatch: 
     values = np.sqrt(section.modalities["rna"].x).astype(float)
     whole = AreaKriging(places)(values)
     monkeypatch.setattr("soscope.kriging.GROUP", 32)
+    monkeypatch.setattr("soscope.kriging.WHOLE_UP_TO", 32)
     parts = AreaKriging(places)(values)
     assert np.corrcoef(whole[:, 0], parts[:, 0])[0, 1] > 0.97
 

@@ -27,6 +27,7 @@ from soscope.enhance import Divider, latent_means
 from soscope.errors import ConfigError
 from soscope.nn.graph_terms import SampledPairs, with_diagonal
 from soscope.nn.sparse import SparseMatrix
+from soscope.rows import StoredRows
 from soscope.simulate import simulated_section
 from soscope.stage_module import StageModule
 
@@ -223,14 +224,19 @@ def test_a_tile_of_no_size_is_refused(spots: object, refused: Callable) -> None:
     refused(["train", f"data.tile_spots={spots}"], ["data.tile_spots", "at least 1, or auto"])
 
 
-def test_a_run_in_small_tiles_with_workers_is_a_run(soscope: Callable, cache: Path, tmp_path: Path) -> None:
+def test_a_run_in_small_tiles_is_the_same_with_workers_and_features_left_on_disk(
+    soscope: Callable, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tables = []
-    for workers in (0, 1):
+    for workers, in_memory in ((0, 2**25), (1, 0)):
+        monkeypatch.setattr("soscope.rows.IN_MEMORY", in_memory)
         folder = tmp_path / f"w{workers}"
         words = [f"image.cache={cache}", "data.tile_spots=20", f"data.workers={workers}", f"hydra.run.dir={folder}"]
         assert soscope("train", *TINY, *words, "stages=[prepare,pretrain,finetune,enhance]") == 0
+        features = Section.open(folder / "prepared" / "demo.zarr", ["rna"]).image_features
+        assert isinstance(features, StoredRows) == (not in_memory)
         tables.append(anndata.read_h5ad(folder / "demo_rna.h5ad"))
-    np.testing.assert_array_equal(tables[0].X.toarray(), tables[1].X.toarray())
+    np.testing.assert_allclose(tables[1].X.toarray(), tables[0].X.toarray(), rtol=1e-4, atol=1e-5)
     assert np.isfinite(tables[0].layers["sd"].toarray()).all()
 
 

@@ -41,7 +41,7 @@ def log_split_average(observed: Observed) -> Split:
 def places_of(observed: Observed) -> Places:
     """Return the section's geometry as kriging takes it, all image features as one."""
     section, pitch = observed.section.with_image_as_one(), observed.section.pitch_um
-    image, xy = section.image_features.astype(np.float64), section.xy_um[observed.used]
+    image, xy = section.image_features[:].astype(np.float64), section.xy_um[observed.used]
     return Places(section.subspot_xy_um / pitch, image, observed.spot, xy / pitch, section.image_blocks)
 
 

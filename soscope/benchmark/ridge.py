@@ -46,7 +46,7 @@ def predict(observed: Observed, values: np.ndarray, learn_from: np.ndarray | Non
     Predicted values, ``(n_subspots, n_targets)``.
     """
     rows = np.ones(len(values), dtype=bool) if learn_from is None else learn_from
-    image = observed.section.image_features.astype(np.float64)
+    image = observed.section.image_features[:].astype(np.float64)
     if rows.sum() < 3:
         return np.zeros((len(image), values.shape[1]))
     image = (image - image.mean(0)) / _or_one(image.std(0))

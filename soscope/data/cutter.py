@@ -11,10 +11,11 @@ from torch import Tensor
 
 from soscope.data.section import Section, interpolation_matrix
 from soscope.data.tiles import Tile
-from soscope.matrices import group_rows, numbered
+from soscope.matrices import Groups, numbered
 from soscope.nn.noise import row_keys, spot_keys
 from soscope.nn.parent import Parent
 from soscope.nn.sparse import SparseMatrix
+from soscope.rows import Rows
 
 GRAPH_LAYERS = 3
 """Steps along the spot graph that the encoder looks."""
@@ -49,7 +50,7 @@ class TileCutter:
         index: int = 0,
         z_width: float = 0.5,
         held_out: np.ndarray | None = None,
-        image_features: np.ndarray | None = None,
+        image_features: Rows | None = None,
         field: np.ndarray | None = None,
     ) -> None:
         self.section, self.index = section, index
@@ -59,10 +60,10 @@ class TileCutter:
         self.keys = spot_keys(section.name, section.spots)
         self.spot_graph = section.spot_graph.to_matrix(section.n_spots)
         self.subspot_graph = section.subspot_graph.to_matrix(section.n_subspots)
-        self.children, self.first_child = group_rows(section.parent, section.n_spots)
+        self.children = Groups(section.parent, section.n_spots)
         self.at = interpolation_matrix(section, z_width)
 
-    def knowing(self, image_features: np.ndarray, field: np.ndarray | None) -> TileCutter:
+    def knowing(self, image_features: Rows, field: np.ndarray | None) -> TileCutter:
         """Return a cutter of the same section, sharing its graphs, with other image features and a field."""
         other = copy.copy(self)
         other.image_features = image_features
@@ -75,7 +76,7 @@ class TileCutter:
             rows = np.arange(self.section.n_spots)
             return self._tile(rows, len(rows), np.arange(self.section.n_subspots), n_tiles)
         core = np.sort(core)
-        subspots = _core_first(self.subspots_of(core), self.subspot_graph)
+        subspots = _core_first(self.children.rows(core), self.subspot_graph)
         needed = [self.at[subspots].indices, self.spot_graph[core].indices, self.section.parent[subspots]]
         rows = _core_first(core, self.spot_graph, np.concatenate(needed), GRAPH_LAYERS)
         return self._tile(rows, len(core), subspots, n_tiles)
@@ -87,21 +88,15 @@ class TileCutter:
         """
         parents = self.section.parent[subspots]
         core = np.unique(parents[parents >= 0])
-        wanted = np.sort(np.concatenate([self.subspots_of(core), subspots[parents < 0]]))
+        wanted = np.sort(np.concatenate([self.children.rows(core), subspots[parents < 0]]))
         seen = np.setdiff1d(self.at[wanted].indices, core)
         return self._tile(np.concatenate([core, seen]), len(core), wanted, 1)
-
-    def subspots_of(self, spots: np.ndarray) -> np.ndarray:
-        """Return the subspots of some spots, those of a spot together, in the order of ``spots``."""
-        counts = self.first_child[spots + 1] - self.first_child[spots]
-        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
-        return self.children[np.repeat(self.first_child[spots], counts) + within]
 
     def _tile(self, rows: np.ndarray, n_core: int, subspots: np.ndarray, n_tiles: int) -> Tile:
         section = self.section
         parent = numbered(rows, section.n_spots)[section.parent[subspots]]
         of_core = torch.from_numpy(np.where(parent < n_core, parent, -1))
-        n_per_spot = torch.from_numpy(self.first_child[rows + 1] - self.first_child[rows])
+        n_per_spot = torch.from_numpy(self.children.sizes(rows))
         spot_edges, spot_weight = _entries(self.spot_graph, rows)
         return Tile(
             section=self.index,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from soscope.kernels import Places
 from soscope.kriging import AreaKriging
 from soscope.likelihoods import Likelihood
 from soscope.matrices import numbered
+from soscope.rows import BLOCK, ComputedRows, Rows, averaged, blocks, joined
 
 LARGEST_SIDE = 6000
 """Spots or columns, whichever are fewer, of which components are taken."""
@@ -40,66 +43,77 @@ class Components:
     loadings: np.ndarray
 
     @classmethod
-    def fit(cls, levels: np.ndarray, n_components: int) -> Components:
+    def fit(cls, levels: Rows, n_components: int) -> Components:
         """Take the components of ``levels``, ``(n_spots, n_columns)``; of very many spots and columns, of evenly spaced spots."""
-        centre, spread = levels.mean(0, dtype=np.float64), levels.std(0, dtype=np.float64)
-        spread = np.where(spread > 1e-9, spread, 1.0)
+        total = square = np.zeros(levels.shape[1])
+        for block in blocks(levels):
+            total = total + block.sum(0, dtype=np.float64)
+            square = square + (block.astype(np.float64) ** 2).sum(0)
+        centre = total / levels.shape[0]
+        spread = np.sqrt(np.maximum(square / levels.shape[0] - centre**2, 0))
+        spread = np.where(spread > 1e-9 * np.maximum(np.abs(centre), 1), spread, 1.0)
         if min(levels.shape) > LARGEST_SIDE:
-            levels = levels[:: -(-len(levels) // LARGEST_SIDE)]
+            levels = levels[:: -(-levels.shape[0] // LARGEST_SIDE)]
         return cls(centre, spread, leading_directions(levels, centre, spread, min(n_components, *levels.shape)))
 
-    def scores(self, levels: np.ndarray) -> np.ndarray:
+    def scores(self, levels: Rows) -> np.ndarray:
         """Return the scores of spots, ``(n_spots, n_components)``."""
         inverse = self.loadings.T / self.spread[:, None]
-        return np.concatenate([block @ inverse for block in _blocks(levels, 0)]) - self.centre @ inverse
+        return np.concatenate([block @ inverse for block in blocks(levels)]) - self.centre @ inverse
 
 
-def leading_directions(levels: np.ndarray, centre: np.ndarray, spread: np.ndarray, n: int) -> np.ndarray:
+def leading_directions(levels: Rows, centre: np.ndarray, spread: np.ndarray, n: int) -> np.ndarray:
     """Return the leading principal directions of standardised columns, ``(n, n_columns)``, in double precision.
 
     They are eigenvectors of the cross-products over the shorter side, added up block by block of the longer.
     """
-    longer = int(levels.shape[1] > levels.shape[0])
-    products = np.zeros((min(levels.shape),) * 2)
-    start = 0
-    for block in _blocks(levels, longer):
-        columns = slice(start, start + block.shape[1]) if longer else slice(None)
-        z = (block - centre[columns]) / spread[columns]
-        products += z @ z.T if longer else z.T @ z
-        start += block.shape[longer]
+    n_spots, n_columns = levels.shape
+    if n_columns <= n_spots:
+        products = sum((z.T @ z for z in ((b - centre) / spread for b in blocks(levels))), np.zeros((n_columns,) * 2))
+        return np.ascontiguousarray(_leading_vectors(products, n)[1].T)
+    whole = levels[:]
+    step = max(BLOCK // n_spots, 1)
+    parts = [slice(i, i + step) for i in range(0, n_columns, step)]
+
+    def standardised() -> Iterator[np.ndarray]:
+        return ((whole[:, part] - centre[part]) / spread[part] for part in parts)
+
+    values, vectors = _leading_vectors(sum((z @ z.T for z in standardised()), np.zeros((n_spots,) * 2)), n)
+    root = np.sqrt(np.maximum(values, 1e-300))[:, None]
+    return np.concatenate([z.T @ vectors for z in standardised()]).T / root
+
+
+def _leading_vectors(products: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ``n`` largest eigenvalues of a symmetric matrix, and their vectors in columns."""
     size = len(products)
-    values, vectors = eigh(products, subset_by_index=[size - n, size - 1]) if n else (np.zeros(0), np.zeros((size, 0)))
-    vectors = np.ascontiguousarray(vectors[:, ::-1])
-    if not longer:
-        return np.ascontiguousarray(vectors.T)
-    root = np.sqrt(np.maximum(values[::-1], 1e-300))[:, None]
-    scaled = [b.T.astype(np.float64) @ vectors for b in _blocks(levels, 1)]
-    return ((np.concatenate(scaled) - np.outer(centre, vectors.sum(0))) / spread[:, None]).T / root
+    if not n:
+        return np.zeros(0), np.zeros((size, 0))
+    values, vectors = eigh(products, subset_by_index=[size - n, size - 1])
+    return values[::-1], vectors[:, ::-1]
 
 
-def _blocks(values: np.ndarray, axis: int, size: int = 2**22) -> list[np.ndarray]:
-    """Divide an array along an axis into views of about ``size`` entries."""
-    n = values.shape[axis]
-    step = max(size * n // max(values.size, 1), 1)
-    return [values[i : i + step] if axis == 0 else values[:, i : i + step] for i in range(0, n, step)]
+def stabilised_levels(section: Section, likelihoods: Mapping[str, Likelihood]) -> Rows:
+    """Return the level of a subspot in every spot with noise of even size, modalities side by side, ``(n_spots, n_columns)``.
 
-
-def stabilised_levels(section: Section, likelihoods: Mapping[str, Likelihood]) -> np.ndarray:
-    """Return the level of a subspot in every spot with noise of even size, modalities side by side, ``(n_spots, n_columns)``."""
+    Rows are computed when they are taken: a table of many features stays sparse.
+    """
     n = np.bincount(section.parent[section.parent >= 0], minlength=section.n_spots)
     per_spot = torch.from_numpy(np.maximum(n, 1)).float()[:, None]
-    parts = []
-    for modality, likelihood in likelihoods.items():
-        x = torch.from_numpy(section.modalities[modality].dense(np.arange(section.n_spots)))
-        parts.append(likelihood.stabilise(x, per_spot).numpy())
-    return np.concatenate(parts, 1)
+
+    def level(rows: np.ndarray) -> np.ndarray:
+        x = {m: torch.from_numpy(section.modalities[m].dense(rows)) for m in likelihoods}
+        return np.concatenate([v.stabilise(x[m], per_spot[rows]).numpy() for m, v in likelihoods.items()], 1)
+
+    n_columns = sum(len(section.modalities[m].features) for m in likelihoods)
+    return ComputedRows((section.n_spots, n_columns), level)
 
 
-def smooth_over_neighbours(section: Section, width: float) -> np.ndarray:
+def smooth_over_neighbours(section: Section, width: float) -> Rows:
     """Average image features with those of neighbouring subspots, Gaussian weights of ``width`` subspot pitches.
 
     Single patches vary more than what they stand for: the average of a patch and its neighbours says more about expression.
-    Returns ``(n_subspots, n_image)``; with ``width = 0`` the features as they are.
+    Returns ``(n_subspots, n_image)``; with ``width = 0`` the features as they are. Of features that are not in memory, averages
+    are computed when they are taken.
     """
     features = section.image_features
     if width <= 0 or not features.shape[1]:
@@ -107,13 +121,14 @@ def smooth_over_neighbours(section: Section, width: float) -> np.ndarray:
     edges, n = section.subspot_graph.edges, section.n_subspots
     weight = np.full(edges.shape[1], np.exp(-0.5 / width**2))
     near = sparse.csr_matrix((weight, (edges[0], edges[1])), shape=(n, n)) + sparse.identity(n)
-    return np.asarray((near @ features) / np.asarray(near.sum(1))).astype(np.float32)
+    smooth = ComputedRows(features.shape, partial(averaged, features, near.astype(np.float32)))
+    return smooth[:] if isinstance(features, np.ndarray) else smooth
 
 
 def krige_components(
     sections: Sequence[Section],
-    features: Sequence[np.ndarray],
-    levels: Sequence[np.ndarray],
+    features: Sequence[Rows],
+    levels: Sequence[Rows],
     components: Components,
     hidden: Sequence[np.ndarray],
     kept_in: Path | None = None,
@@ -135,7 +150,7 @@ def krige_components(
     for section, image, level, unseen in zip(sections, features, levels, hidden, strict=True):
         observed = observed_spots(section)
         places = section_places(section, image, observed)
-        scored.append(_kept(places, components.scores(level[observed]), ~unseen[observed], kept_in))
+        scored.append(_kept(places, components.scores(joined([level], [observed])), ~unseen[observed], kept_in))
     return scored
 
 
@@ -144,7 +159,7 @@ def observed_spots(section: Section) -> np.ndarray:
     return np.flatnonzero(np.isin(np.arange(section.n_spots), section.parent))
 
 
-def section_places(section: Section, image: np.ndarray, observed: np.ndarray) -> Places:
+def section_places(section: Section, image: Rows, observed: np.ndarray) -> Places:
     """Return where the field of a section is, with these image features, seen through ``observed`` spots."""
     return Places(
         section.subspot_xy_um / section.pitch_um,
@@ -160,7 +175,9 @@ def _kept(places: Places, scores: np.ndarray, known: np.ndarray, folder: Path | 
     if folder is None:
         return AreaKriging(places, local=True).both(scores, known)
     digest = hashlib.blake2b(digest_size=8)
-    for part in (places.xy, places.image, places.spot, places.spot_xy, *places.blocks, scores, known):
+    for part in itertools.chain(
+        blocks(places.image), [places.xy, places.spot, places.spot_xy, *places.blocks, scores, known]
+    ):
         digest.update(np.ascontiguousarray(part).data)
     file = folder / f"field-{digest.hexdigest()}.npy"
     if not file.is_file():

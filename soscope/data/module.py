@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader
 
-from soscope import contract
 from soscope.data.cutter import TileCutter
 from soscope.data.field import Components, krige_components, smooth_over_neighbours, stabilised_levels
 from soscope.data.plan import TileOrder, check_devices, choose_tile_spots, cores_of
@@ -22,6 +21,7 @@ from soscope.data.store import TileStore
 from soscope.data.tiles import LARGEST_BLOCK, Tile, held_out_spots
 from soscope.errors import DataError
 from soscope.likelihoods import Likelihood
+from soscope.rows import joined
 
 log = logging.getLogger("soscope")
 
@@ -107,7 +107,7 @@ class SectionsDataModule(pl.LightningDataModule):
         """
         if self.sections:
             return
-        self.sections = [Section.from_sdata(contract.open_section(p), self.modality_names) for p in self.paths]
+        self.sections = [Section.open(p, self.modality_names) for p in self.paths]
         first = self.sections[0]
         for section in self.sections[1:]:
             if section.features != first.features:
@@ -153,8 +153,7 @@ class SectionsDataModule(pl.LightningDataModule):
         if self.components is None:
             held = self._held_out()
             levels = [stabilised_levels(s, likelihoods) for s in self.sections]
-            known = np.concatenate([level[~h] for level, h in zip(levels, held, strict=True)])
-            self.components = Components.fit(known, n_components)
+            self.components = Components.fit(joined(levels, [np.flatnonzero(~h) for h in held]), n_components)
             features = [smooth_over_neighbours(s, smoothing) for s in self.sections]
             if not weigh_encoders:
                 self.sections = [s.with_image_as_one() for s in self.sections]
@@ -168,6 +167,11 @@ class SectionsDataModule(pl.LightningDataModule):
             whole = [c.knowing(y, f) for c, y, (_, f) in zip(cutters, features, fields, strict=True)]
             self.tiles, self.result_tiles = TileStore(without, self.cores, kept), TileStore(whole, self.cores, 0)
         return self.components
+
+    def forget(self) -> None:
+        """Drop the tiles kept for training."""
+        if isinstance(self.tiles, TileStore):
+            self.tiles.clear()
 
     def _held_out(self) -> list[np.ndarray]:
         return [held_out_spots(s, self.seed, self.held_out) for s in self.sections]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from anndata import AnnData
 from scipy import sparse
 from scipy.spatial import cKDTree
 from spatialdata import SpatialData
@@ -14,6 +17,7 @@ from spatialdata import SpatialData
 from soscope import contract
 from soscope.matrices import Matrix, numbered, to_dense
 from soscope.prepare.graphs import Graph
+from soscope.rows import Rows, rows_of
 
 
 @dataclass
@@ -40,7 +44,7 @@ class Section:
     modalities
         Observed profiles per modality.
     image_features
-        ``(n_subspots, n_image)``.
+        ``(n_subspots, n_image)``, an array or what is taken row by row.
     image_blocks
         Columns of ``image_features`` by the encoder that made them.
     parent
@@ -56,7 +60,7 @@ class Section:
     name: str
     spots: list[str]
     modalities: dict[str, Profiles]
-    image_features: np.ndarray
+    image_features: Rows
     image_blocks: list[np.ndarray]
     parent: np.ndarray
     xy_um: np.ndarray
@@ -104,20 +108,29 @@ class Section:
         )
 
     @classmethod
+    def open(cls, path: Path, modalities: list[str]) -> Section:
+        """Read the parts a model needs of a prepared section on disk; large image features stay there."""
+        return cls.from_tables(*contract.open_tables(path), modalities)
+
+    @classmethod
     def from_sdata(cls, sdata: SpatialData, modalities: list[str]) -> Section:
         """Take the parts a model needs out of a prepared SpatialData object."""
-        facts: dict[str, Any] = contract.facts(sdata)
-        tables = {m: sdata.tables[m] for m in modalities}
-        first = next(iter(tables.values()))
-        image = sdata.tables[contract.IMAGE_FEATURES]
+        return cls.from_tables(contract.facts(sdata), sdata.tables, modalities)
+
+    @classmethod
+    def from_tables(cls, facts: dict[str, Any], tables: Mapping[str, AnnData], modalities: list[str]) -> Section:
+        """Take the parts a model needs out of the tables of a prepared section, and what was noted about it."""
+        profiles = {m: tables[m] for m in modalities}
+        first = next(iter(profiles.values()))
+        image = tables[contract.IMAGE_FEATURES]
         return cls(
             name=facts["section"],
             spots=first.obs_names.tolist(),
             modalities={
                 m: Profiles(t.X, t.var_names.tolist(), t.obs[contract.LIBRARY_SIZE].to_numpy(np.float32))
-                for m, t in tables.items()
+                for m, t in profiles.items()
             },
-            image_features=np.asarray(image.X, dtype=np.float32),
+            image_features=rows_of(image.X),
             image_blocks=[
                 np.flatnonzero(image.var[contract.ENCODER] == e) for e in image.var[contract.ENCODER].unique()
             ],

@@ -29,6 +29,10 @@ class TileStore(Dataset[Tile], Sequence[Tile]):
         self.cutters = list(cutters)
         self.parts = [(i, core, len(group)) for i, group in enumerate(cores) for core in group]
         self.limit = memory_gb * 1e9
+        self.clear()
+
+    def clear(self) -> None:
+        """Drop all tiles that are kept; they are cut anew when they are taken."""
         self._kept: OrderedDict[int, tuple[Tile, int]] = OrderedDict()
         self._size = 0
 

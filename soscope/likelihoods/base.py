@@ -20,8 +20,12 @@ from soscope.matrices import Matrix, to_dense
 from soscope.nn.parent import Parent
 from soscope.nn.views import ProfileView
 from soscope.posteriors import Posterior
+from soscope.rows import ComputedRows, Rows, evenly_spaced
 
 Params = dict[str, Tensor]
+
+LARGEST_TABLE = 3 * 10**7
+"""Entries of the dense table that starting values are taken from."""
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {}
 
@@ -128,13 +132,19 @@ class Likelihood(nn.Module, ABC):
         """Give every subspot its equal part of the spot, ``x / K``; zero under no spot."""
         return parent.gather(x / parent.n_per_spot.clamp(min=1).to(x.dtype)[:, None])
 
-    def profile_for_similarity(self, x: Matrix, library_size: np.ndarray) -> np.ndarray:
-        """Return the standardised profiles, as the encoder sees them, that weigh the spot graph, ``(n_spots, width)``."""
+    def profile_for_similarity(self, x: Matrix, library_size: np.ndarray) -> Rows:
+        """Return the standardised profiles, as the encoder sees them, that weigh the spot graph, ``(n_spots, width)``.
+
+        Rows are computed when they are taken; of very large tables, evenly spaced spots standardise.
+        """
         view = self.make_view()
-        dense = torch.as_tensor(to_dense(x, np.float32))
         size = torch.as_tensor(library_size, dtype=torch.float32)
-        view.fit(dense, size)
-        return view(dense, size).numpy()
+
+        def dense(rows: np.ndarray) -> tuple[Tensor, Tensor]:
+            return torch.as_tensor(to_dense(x[rows], np.float32)), size[rows]
+
+        view.fit(*dense(evenly_spaced(x.shape[0], x.shape[1], LARGEST_TABLE)))
+        return ComputedRows((x.shape[0], view.n_columns), lambda rows: view(*dense(rows)).numpy())
 
     def _fit_feature_sd(self, x: Tensor) -> None:
         sd = x.std(0) if x.shape[0] > 1 else torch.ones_like(self.feature_sd)

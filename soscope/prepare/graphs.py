@@ -10,6 +10,7 @@ from scipy import sparse
 from scipy.spatial import cKDTree
 
 from soscope.distances import typical_distance
+from soscope.rows import BLOCK, Rows
 
 
 @dataclass
@@ -60,7 +61,19 @@ def nearest_edges(xy: np.ndarray, n_neighbours: int, reach: float = 1.3) -> np.n
     return np.unique(np.concatenate([pairs, pairs[::-1]], 1), axis=1)
 
 
-def similarity(values: np.ndarray, edges: np.ndarray, scale: float = 5.0, chunk: int = 65_536) -> np.ndarray:
+def distances(values: Rows, edges: np.ndarray, chunk: int = BLOCK) -> np.ndarray:
+    """Return the Euclidean distances of rows ``(n, width)`` at the ends of edges, ``(n_edges,)``, ``chunk`` entries at a time."""
+    step = max(chunk // max(values.shape[1], 1), 1)
+    found = [np.zeros(0)]
+    for i in range(0, edges.shape[1], step):
+        ends, places = np.unique(edges[:, i : i + step], return_inverse=True)
+        here, there = places.reshape(2, -1)
+        rows = values[ends].astype(np.float64)
+        found.append(np.linalg.norm(rows[here] - rows[there], axis=1))
+    return np.concatenate(found)
+
+
+def similarity(values: Rows, edges: np.ndarray, scale: float = 5.0) -> np.ndarray:
     """Weigh edges by how alike their ends are, ``(n_edges,)``.
 
     Parameters
@@ -71,8 +84,6 @@ def similarity(values: np.ndarray, edges: np.ndarray, scale: float = 5.0, chunk:
         ``(2, n_edges)``.
     scale
         The edge of median distance weighs ``1 / scale``, the closest 1.
-    chunk
-        Edges measured at a time.
 
     Notes
     -----
@@ -81,9 +92,7 @@ def similarity(values: np.ndarray, edges: np.ndarray, scale: float = 5.0, chunk:
     """
     if not edges.shape[1]:
         return np.zeros(0)
-    parts = [edges[:, i : i + chunk] for i in range(0, edges.shape[1], chunk)]
-    rows = np.asarray(values, dtype=np.float64)
-    d = np.concatenate([np.linalg.norm(rows[p[0]] - rows[p[1]], axis=1) for p in parts])
+    d = distances(values, edges)
     nearest, median = d.min(), np.median(d)
     if median <= nearest:
         return np.ones_like(d)

@@ -27,6 +27,7 @@ from soscope.prepare.graphs import Graph, neighbour_edges, similarity
 from soscope.prepare.image_features import encode_patches, reduce_features
 from soscope.prepare.panel import choose_features, represent, representation_of
 from soscope.prepare.placing import Placed, place, subspots_per_spot
+from soscope.rows import side_by_side
 
 log = logging.getLogger("soscope")
 
@@ -179,7 +180,7 @@ def _spot_graph(cfg: Any, unit_xy: np.ndarray, radius: float, tables: Sequence[A
     for (_, choice), table in zip(cfg.model.modalities.items(), tables, strict=True):
         likelihood = _likelihood(choice, table.n_vars)
         views.append(likelihood.profile_for_similarity(table.X, table.obs[contract.LIBRARY_SIZE].to_numpy()))
-    return Graph(edges, similarity(np.concatenate(views, 1), edges, cfg.graph.similarity_scale))
+    return Graph(edges, similarity(side_by_side(views), edges, cfg.graph.similarity_scale))
 
 
 def _likelihood(choice: Any, n_features: int) -> Likelihood:
