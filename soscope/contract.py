@@ -11,6 +11,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ import pandas as pd
 import shapely
 import zarr
 from anndata import AnnData
-from anndata.io import read_elem, write_elem
+from anndata.io import read_elem, sparse_dataset, write_elem
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, set_transformation
@@ -197,8 +198,24 @@ def open_section(path: Path) -> SpatialData:
     return sdata
 
 
+def open_result(path: Path, with_shapes: int) -> SpatialData:
+    """Open an enhanced section without what grows with subspots x features: values of tables on subspots stay on disk.
+
+    Shapes are read of up to ``with_shapes`` subspots. Errors are those of `open_section`.
+    """
+    _, tables = open_tables(path)
+    few = tables[IMAGE_FEATURES].n_obs <= with_shapes
+    sdata = _opened(path, partial(read_zarr, selection=("images", "shapes") if few else ("images",)))
+    with quiet():
+        for name, table in tables.items():
+            sdata.tables[name] = table
+    return sdata
+
+
 def open_tables(path: Path) -> tuple[dict[str, Any], dict[str, AnnData]]:
-    """Read what was noted about a written section, and its tables alone; image features stay on disk, a zarr array in ``X``.
+    """Read what was noted about a written section, and its tables alone.
+
+    Values of image features and of enhanced tables stay on disk, in ``X`` and layers that are read where they are taken.
 
     Raises
     ------
@@ -208,15 +225,23 @@ def open_tables(path: Path) -> tuple[dict[str, Any], dict[str, AnnData]]:
 
     def read(path: Path) -> tuple[dict[str, Any], dict[str, AnnData]]:
         root = zarr.open_group(path, mode="r")
-        tables = zarr.open_group(path / "tables", mode="r").groups()
-        return _checked(root.attrs.get(ATTRS)), {name: _table_of(g, name != IMAGE_FEATURES) for name, g in tables}
+        groups = dict(zarr.open_group(path / "tables", mode="r").groups())
+        stored = {IMAGE_FEATURES, *map(enhanced_name, groups)}
+        return _checked(root.attrs.get(ATTRS)), {n: _table_of(g, n in stored) for n, g in groups.items()}
 
     return _opened(path, read)
 
 
-def _table_of(group: zarr.Group, whole: bool) -> AnnData:
-    parts = {name: read_elem(group[name]) for name in ("obs", "var", "obsm", "obsp")}
-    return AnnData(X=read_elem(group["X"]) if whole else group["X"], **parts)
+def _table_of(group: zarr.Group, stored: bool) -> AnnData:
+    parts = {name: read_elem(group[name]) for name in ("obs", "var", "obsm", "obsp", "uns")}
+    values = _stored if stored else read_elem
+    layers = {name: values(layer) for name, layer in group["layers"].members()}  # type: ignore[union-attr]
+    return AnnData(X=values(group["X"]), layers=layers, **parts)
+
+
+def _stored(values: Any) -> Any:
+    """Return what a table holds without reading it: a sparse matrix by rows, or an array."""
+    return values if isinstance(values, zarr.Array) else sparse_dataset(values)
 
 
 def _opened(path: Path, read: Callable[[Path], T]) -> T:

@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from soscope.benchmark.metrics import LEVELS, coverage_name
 from soscope.benchmark.summary import CEILING, METRICS, OURS, best_other
-from soscope.report.figures import Canvas, shared_norm
+from soscope.report.canvas import Canvas
+from soscope.report.figures import shared_norm
 
 COLUMNS = 5
 DRAWN = [m for m in METRICS if m.name in ("pearson", "within_spot_r")]

@@ -19,7 +19,7 @@ from soscope.benchmark.summary import METRICS, OURS, as_rows, as_tables, margins
 from soscope.config import resolved
 from soscope.folder import RunFolder, write_text
 from soscope.report import benchmark_figures, figures
-from soscope.report.figures import Canvas
+from soscope.report.canvas import Canvas
 from soscope.report.page import Picture, safe, template
 
 N_MAPS = 4
@@ -93,8 +93,9 @@ def _drawn(
     methods = {name: read_h5ad(file) for name, file in scored.means.items()}
     for modality in cfg.model.modalities:
         for feature in most_variable(sdata.tables[modality]):
-            merged = figures.equal_share(sdata, modality, sdata.tables[modality], feature)
-            values = {name: figures.column(table, feature) for name, table in {"truth": truth, **methods}.items()}
+            merged = figures.equal_share(sdata, modality, [feature])[:, 0]
+            tables = {"truth": truth, **methods}
+            values = {name: figures.columns(table, [feature])[:, 0] for name, table in tables.items()}
             scores = scored.per_feature.query("modality == @modality and feature == @feature")
             r = scores.groupby("method")["pearson"].mean()
             yield f"{modality} {feature}", benchmark_figures.maps(canvas, feature, merged, values, r, same_units)

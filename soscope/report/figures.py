@@ -1,16 +1,13 @@
-"""Pictures of a result: maps over the tissue image, losses, clusters, the demo's scores."""
+"""Pictures of a result: maps, losses, clusters, the demo's scores."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import geopandas as gpd
 import numpy as np
 import pandas as pd
-import shapely
-from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
+from anndata import AnnData
 from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -18,107 +15,12 @@ from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.matrices import to_dense
-
-DRAWN_PX = 1000
-OBSERVED_COLOURS, SD_COLOURS = "viridis", "magma"
-
-
-@dataclass
-class Canvas:
-    """What every map of a section is drawn on.
-
-    Attributes
-    ----------
-    image
-        ``(height, width, channels)``, thinned out to what a picture can show, or ``None``.
-    size_px
-        Width and height of the whole image in pixels.
-    spots, subspots
-        Outlines in pixels, lists of ``(n_corners, 2)``.
-    um_per_px
-        Micrometres per pixel, for the scale bar.
-    window
-        Left, right, bottom, top of the drawn part in pixels.
-    """
-
-    image: np.ndarray | None
-    size_px: tuple[float, float]
-    spots: list[np.ndarray]
-    subspots: list[np.ndarray]
-    um_per_px: float
-    window: tuple[float, float, float, float]
-
-    @classmethod
-    def of(cls, sdata: SpatialData) -> Canvas:
-        """Take outlines and image from a prepared or enhanced section."""
-        image = contract.image_of(sdata)
-        spots = sdata.shapes[contract.SPOTS]
-        subspots = _corners(sdata.shapes[contract.SUBSPOTS])
-        circles = spots.geometry.buffer(spots["radius"], quad_segs=6)
-        every = np.concatenate(subspots)
-        (left, top), (right, bottom) = every.min(0), every.max(0)
-        pad = 0.03 * max(right - left, bottom - top)
-        window = (left - pad, right + pad, bottom + pad, top - pad)
-        um_per_px = float(contract.facts(sdata)["um_per_px"])
-        pixels = None if image is None else _drawable(image)
-        size = (0.0, 0.0) if image is None else (float(image.shape[2]), float(image.shape[1]))
-        return cls(pixels, size, _corners(gpd.GeoDataFrame(geometry=circles)), subspots, um_per_px, window)
-
-    def draw(
-        self,
-        axes: Axes,
-        outlines: list[np.ndarray] | None,
-        values: np.ndarray | None,
-        title: str,
-        cmap: str | ListedColormap = OBSERVED_COLOURS,
-        norm: Normalize | None = None,
-        label: str | None = None,
-        scale_bar: bool = False,
-    ) -> None:
-        """Draw coloured outlines over the image, with a colour bar where ``label`` names its unit."""
-        if self.image is not None:
-            extent = (-0.5, self.size_px[0] - 0.5, self.size_px[1] - 0.5, -0.5)
-            axes.imshow(self.image, alpha=1.0 if values is None else 0.55, interpolation="bilinear", extent=extent)
-        if outlines is not None and values is not None:
-            shapes = PolyCollection(
-                outlines, array=np.asarray(values), cmap=cmap, norm=norm, linewidths=0.15, edgecolors="face"
-            )
-            axes.add_collection(shapes)
-            if label:
-                bar = axes.figure.colorbar(shapes, ax=axes, fraction=0.04, pad=0.02)
-                bar.set_label(label, fontsize=7)
-                bar.ax.tick_params(labelsize=7)
-        axes.set_xlim(self.window[:2])
-        axes.set_ylim(self.window[2:])
-        axes.set_aspect("equal")
-        axes.set_axis_off()
-        axes.set_title(title, fontsize=9)
-        if scale_bar:
-            self._scale_bar(axes)
-
-    def _scale_bar(self, axes: Axes) -> None:
-        width_um = (self.window[1] - self.window[0]) * self.um_per_px
-        length_um = max((n for n in (10, 20, 50, 100, 200, 500, 1000, 2000) if n < width_um / 4), default=10)
-        length = length_um / self.um_per_px
-        left = self.window[0] + 0.04 * (self.window[1] - self.window[0])
-        y = self.window[2] + 0.04 * (self.window[3] - self.window[2])
-        axes.plot([left, left + length], [y, y], color="black", lw=2.5, solid_capstyle="butt")
-        text = f"{length_um} µm"
-        axes.text(left + length / 2, y, text, ha="center", va="bottom", fontsize=7)
+from soscope.report.canvas import SD_COLOURS, Canvas
+from soscope.rows import BLOCK
 
 
-def _drawable(image: np.ndarray) -> np.ndarray:
-    """Return ``(height, width, channels)`` with every n-th pixel, at most `DRAWN_PX` a side: slides are too large to draw."""
-    step = max(1, -(-max(image.shape[1:]) // DRAWN_PX))
-    return np.moveaxis(image[:, ::step, ::step], 0, -1)
-
-
-def feature_maps(sdata: SpatialData, canvas: Canvas, modality: str, feature: str) -> Figure:
-    """Draw the tissue image, the observed spots, the enhanced subspots and their standard deviation."""
-    observed = sdata.tables[modality]
-    enhanced = sdata.tables[contract.enhanced_name(modality)]
-    share = equal_share(sdata, modality, observed, feature)
-    mean, sd = column(enhanced, feature), column(enhanced, feature, "sd")
+def feature_maps(canvas: Canvas, feature: str, share: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> Figure:
+    """Draw the tissue image, a feature of the observed spots, of the enhanced subspots, and their standard deviation."""
     norm = shared_norm(share, mean)
     figure = Figure(figsize=(13.5, 3.6), layout="constrained")
     image, before, after, doubt = figure.subplots(1, 4)
@@ -130,7 +32,7 @@ def feature_maps(sdata: SpatialData, canvas: Canvas, modality: str, feature: str
     return figure
 
 
-def cluster_map(sdata: SpatialData, canvas: Canvas, clusters: np.ndarray) -> Figure:
+def cluster_map(canvas: Canvas, clusters: np.ndarray) -> Figure:
     """Draw the clusters of spots' latent state."""
     import matplotlib
 
@@ -139,7 +41,8 @@ def cluster_map(sdata: SpatialData, canvas: Canvas, clusters: np.ndarray) -> Fig
     norm = Normalize(-0.5, n - 0.5)
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
-    canvas.draw(axes, canvas.spots, clusters, "clusters of the latent state", cmap=colours, norm=norm, scale_bar=True)
+    title = "clusters of the latent state"
+    canvas.draw(axes, canvas.spots, clusters, title, cmap=colours, norm=norm, scale_bar=True, classes=True)
     handles = [Line2D([], [], marker="o", ls="", color=colours(i), label=str(i + 1)) for i in range(n)]
     axes.legend(handles=handles, fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -185,26 +88,25 @@ def save(figure: Figure, file: Path, dpi: int) -> Path:
     return partial.replace(file)
 
 
-def equal_share(sdata: SpatialData, modality: str, observed: object, feature: str) -> np.ndarray:
-    """Return the observed value of a spot on the scale of a subspot: divided by K for counts, as it is for averages."""
-    values = column(observed, feature)
+def equal_share(sdata: SpatialData, modality: str, features: list[str]) -> np.ndarray:
+    """Return the observed values of spots on the scale of a subspot: divided by K for counts, as they are for averages."""
+    values = columns(sdata.tables[modality], features)
     if not contract.facts(sdata)["adds_up"][modality]:
         return values
-    parent = sdata.shapes[contract.SUBSPOTS][contract.PARENT].to_numpy()
-    return values / np.maximum(np.bincount(parent[parent >= 0], minlength=len(values)), 1)
+    parent = sdata.tables[contract.IMAGE_FEATURES].obs[contract.PARENT].to_numpy()
+    return values / np.maximum(np.bincount(parent[parent >= 0], minlength=len(values)), 1)[:, None]
 
 
-def column(table: object, feature: str, layer: str | None = None) -> np.ndarray:
-    """Return one feature of a table, or of one of its layers, ``(n_rows,)``."""
-    part = table[:, feature]  # type: ignore[index]
-    return to_dense(part.layers[layer] if layer else part.X, float).ravel()
+def columns(table: AnnData, features: list[str], layer: str | None = None) -> np.ndarray:
+    """Return some features of a table, or of one of its layers, ``(n_rows, n_features)``; a stored table is read in blocks."""
+    values: Any = table.layers[layer] if layer else table.X
+    index = table.var_names.get_indexer(features)
+    step = max(BLOCK // max(table.n_vars, 1), 1)
+    parts = [to_dense(values[i : i + step][:, index], float) for i in range(0, table.n_obs, step)]
+    return np.concatenate(parts) if parts else np.zeros((0, len(features)))
 
 
 def shared_norm(*values: np.ndarray) -> Normalize:
     """Share one colour scale, cut at the 1st and 99th percentile of all values."""
     low, high = np.percentile(np.concatenate(values), [1, 99])
     return Normalize(low, high if high > low else low + 1)
-
-
-def _corners(shapes: gpd.GeoDataFrame) -> list[np.ndarray]:
-    return [shapely.get_coordinates(g.exterior) for g in shapes.geometry]

@@ -20,7 +20,7 @@ from soscope.config import resolved
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder, write_text
 from soscope.report import figures
-from soscope.report.figures import Canvas
+from soscope.report.canvas import OUTLINED_UP_TO, Canvas
 from soscope.report.trust import trust_of
 
 
@@ -51,7 +51,7 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
     """
     shown: list[dict[str, Any]] = []
     for name in sections:
-        sdata = contract.open_section(folder.result(name))
+        sdata = contract.open_result(folder.result(name), OUTLINED_UP_TO)
         shown.append(
             {
                 "name": name,
@@ -111,31 +111,34 @@ def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]
     section, canvas = contract.facts(sdata)["section"], Canvas.of(sdata)
     pictures = []
     for modality in modalities:
-        for feature in chosen_features(cfg, sdata, modality):
+        features = chosen_features(cfg, sdata, modality)
+        enhanced = sdata.tables[contract.enhanced_name(modality)]
+        share = figures.equal_share(sdata, modality, features)
+        mean, sd = figures.columns(enhanced, features), figures.columns(enhanced, features, "sd")
+        for i, feature in enumerate(features):
             file = folder.pictures / f"{section}_{modality}_{safe(feature)}.png"
-            figure = figures.feature_maps(sdata, canvas, modality, feature)
+            figure = figures.feature_maps(canvas, feature, share[:, i], mean[:, i], sd[:, i])
             pictures.append(Picture(figures.save(figure, file, cfg.report.dpi), f"{section}, {modality}: {feature}"))
     clusters = latent_clusters(sdata.tables[modalities[0]].obsm["X_soscope"], cfg.report.n_clusters, cfg.seed)
     file = folder.pictures / f"{section}_clusters.png"
-    figures.save(figures.cluster_map(sdata, canvas, clusters), file, cfg.report.dpi)
+    figures.save(figures.cluster_map(canvas, clusters), file, cfg.report.dpi)
     return [*pictures, Picture(file, f"{section}: clusters of the latent state")]
 
 
 def _facts_list(sdata: SpatialData, modalities: list[str]) -> list[str]:
     """Say what was done to the data, one sentence each."""
     facts = contract.facts(sdata)
-    spots, subspots = sdata.shapes[contract.SPOTS], sdata.shapes[contract.SUBSPOTS]
+    spots, image = sdata.tables[modalities[0]], sdata.tables[contract.IMAGE_FEATURES]
     spread = {
         "cell": "a spot's counts are spread over its whole cell of the lattice, gaps between spots included",
         "spot": "a spot's counts are spread over its disc alone; tissue between spots stays empty",
         "given": "a spot's counts are spread over the subspots the section came with",
     }[facts["extent"]]
     lines = [
-        f"{len(spots):,} spots on platform {facts['platform']}, {len(subspots):,} subspots "
+        f"{spots.n_obs:,} spots on platform {facts['platform']}, {image.n_obs:,} subspots "
         f"({facts['subspots_per_spot']} per spot): {spread}.",
         f"{facts['um_per_px']:.3f} µm per pixel, from the lattice's pitch of {facts['pitch_um']:g} µm.",
-        f"Image: {facts['image_source']}; features from {facts['image_encoder']}, "
-        f"{sdata.tables[contract.IMAGE_FEATURES].n_vars} columns per subspot.",
+        f"Image: {facts['image_source']}; features from {facts['image_encoder']}, {image.n_vars} columns per subspot.",
     ]
     for modality in modalities:
         shape = (

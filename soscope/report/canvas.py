@@ -1,0 +1,197 @@
+"""Maps of a section: outlines of spots and subspots over the tissue image, or points where they are too many."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import geopandas as gpd
+import numpy as np
+import shapely
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import ListedColormap, Normalize
+from spatialdata import SpatialData
+
+from soscope import contract
+from soscope.distances import typical_distance
+
+DRAWN_PX = 1000
+OUTLINED_UP_TO = 60_000
+"""Subspots up to which outlines are drawn: of more, a picture of `DRAWN_PX` shows points."""
+POINT_WIDTH = 1.5
+"""Width of a point in distances between neighbours: no lattice then leaves gaps."""
+OBSERVED_COLOURS, SD_COLOURS = "viridis", "magma"
+
+
+class Marks(ABC):
+    """What stands for spots or subspots in a map."""
+
+    @abstractmethod
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the least and the greatest x, y in pixels."""
+
+    @abstractmethod
+    def colour(
+        self, axes: Axes, values: np.ndarray, cmap: str | ListedColormap, norm: Normalize | None, classes: bool
+    ) -> ScalarMappable:
+        """Draw with a value each; ``classes`` are numbers that have no mean."""
+
+
+class Outlines(Marks):
+    """Polygons, given as their corners in pixels."""
+
+    def __init__(self, shapes: gpd.GeoSeries) -> None:
+        corners, of_shape = shapely.get_coordinates(shapes.exterior.to_numpy(), return_index=True)
+        self.corners = corners
+        self.polygons = np.split(corners, np.flatnonzero(np.diff(of_shape)) + 1)
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return those of all corners."""
+        return self.corners.min(0), self.corners.max(0)
+
+    def colour(
+        self, axes: Axes, values: np.ndarray, cmap: str | ListedColormap, norm: Normalize | None, classes: bool
+    ) -> ScalarMappable:
+        """Draw filled polygons."""
+        shapes = PolyCollection(
+            self.polygons, array=np.asarray(values), cmap=cmap, norm=norm, linewidths=0.15, edgecolors="face"
+        )
+        axes.add_collection(shapes)
+        return shapes
+
+
+class Points(Marks):
+    """Centres in pixels, drawn as the squares of a grid: the mean of those in a square, or one of them for classes."""
+
+    def __init__(self, xy: np.ndarray) -> None:
+        self.xy = np.asarray(xy, dtype=np.float64)
+        low, high = self.bounds()
+        self.width = max(POINT_WIDTH * typical_distance(self.xy), float((high - low).max()) / DRAWN_PX, 1e-9)
+        place = ((self.xy - low) / self.width).astype(np.int64)
+        self.shape = (place.max(0) + 1)[::-1]
+        self.square = np.ravel_multi_index((place[:, 1], place[:, 0]), tuple(self.shape))
+
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return those of all centres."""
+        return self.xy.min(0), self.xy.max(0)
+
+    def colour(
+        self, axes: Axes, values: np.ndarray, cmap: str | ListedColormap, norm: Normalize | None, classes: bool
+    ) -> ScalarMappable:
+        """Draw the squares as an image."""
+        left, top = self.bounds()[0]
+        height, width = self.shape
+        extent = (left, left + width * self.width, top + height * self.width, top)
+        return axes.imshow(self.squares(values, classes), cmap=cmap, norm=norm, extent=extent, interpolation="nearest")
+
+    def squares(self, values: np.ndarray, classes: bool = False) -> np.ndarray:
+        """Return the value of every square, ``(n_rows, n_columns)``; NaN where there is no point."""
+        size = int(np.prod(self.shape))
+        if classes:
+            found = np.full(size, np.nan)
+            found[self.square] = values
+        else:
+            count = np.bincount(self.square, minlength=size)
+            total = np.bincount(self.square, np.asarray(values, dtype=np.float64), minlength=size)
+            found = np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
+        return found.reshape(self.shape)
+
+
+@dataclass
+class Canvas:
+    """What every map of a section is drawn on.
+
+    Attributes
+    ----------
+    image
+        ``(height, width, channels)``, thinned out to what a picture can show, or ``None``.
+    size_px
+        Width and height of the whole image in pixels.
+    spots, subspots
+        What stands for them.
+    um_per_px
+        Micrometres per pixel, for the scale bar.
+    window
+        Left, right, bottom, top of the drawn part in pixels.
+    """
+
+    image: np.ndarray | None
+    size_px: tuple[float, float]
+    spots: Marks
+    subspots: Marks
+    um_per_px: float
+    window: tuple[float, float, float, float]
+
+    @classmethod
+    def of(cls, sdata: SpatialData) -> Canvas:
+        """Take outlines and image from a prepared or enhanced section; points where it comes without shapes or with too many."""
+        spots, subspots = _marks(sdata, contract.modalities(sdata)[0])
+        (left, top), (right, bottom) = subspots.bounds()
+        pad = 0.03 * max(right - left, bottom - top)
+        window = (left - pad, right + pad, bottom + pad, top - pad)
+        pixels, size = None, (0.0, 0.0)
+        if contract.IMAGE in sdata.images:
+            image = sdata.images[contract.IMAGE].data
+            size = (float(image.shape[2]), float(image.shape[1]))
+            pixels = _drawable(image)
+        return cls(pixels, size, spots, subspots, float(contract.facts(sdata)["um_per_px"]), window)
+
+    def draw(
+        self,
+        axes: Axes,
+        marks: Marks | None,
+        values: np.ndarray | None,
+        title: str,
+        cmap: str | ListedColormap = OBSERVED_COLOURS,
+        norm: Normalize | None = None,
+        label: str | None = None,
+        scale_bar: bool = False,
+        classes: bool = False,
+    ) -> None:
+        """Draw coloured marks over the image, with a colour bar where ``label`` names its unit."""
+        if self.image is not None:
+            extent = (-0.5, self.size_px[0] - 0.5, self.size_px[1] - 0.5, -0.5)
+            axes.imshow(self.image, alpha=1.0 if values is None else 0.55, interpolation="bilinear", extent=extent)
+        if marks is not None and values is not None:
+            drawn = marks.colour(axes, values, cmap, norm, classes)
+            if label:
+                bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02)
+                bar.set_label(label, fontsize=7)
+                bar.ax.tick_params(labelsize=7)
+        axes.set_xlim(self.window[:2])
+        axes.set_ylim(self.window[2:])
+        axes.set_aspect("equal")
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=9)
+        if scale_bar:
+            self._scale_bar(axes)
+
+    def _scale_bar(self, axes: Axes) -> None:
+        width_um = (self.window[1] - self.window[0]) * self.um_per_px
+        length_um = max((n for n in (10, 20, 50, 100, 200, 500, 1000, 2000) if n < width_um / 4), default=10)
+        length = length_um / self.um_per_px
+        left = self.window[0] + 0.04 * (self.window[1] - self.window[0])
+        y = self.window[2] + 0.04 * (self.window[3] - self.window[2])
+        axes.plot([left, left + length], [y, y], color="black", lw=2.5, solid_capstyle="butt")
+        text = f"{length_um} µm"
+        axes.text(left + length / 2, y, text, ha="center", va="bottom", fontsize=7)
+
+
+def _marks(sdata: SpatialData, modality: str) -> tuple[Marks, Marks]:
+    """Return what stands for spots and subspots."""
+    few = sdata.tables[contract.IMAGE_FEATURES].n_obs <= OUTLINED_UP_TO
+    if few and contract.SUBSPOTS in sdata.shapes:
+        spots = sdata.shapes[contract.SPOTS]
+        circles = spots.geometry.buffer(spots["radius"], quad_segs=6)
+        return Outlines(circles), Outlines(sdata.shapes[contract.SUBSPOTS].geometry)
+    of_spots, of_subspots = sdata.tables[modality], sdata.tables[contract.IMAGE_FEATURES]
+    return Points(of_spots.obsm["spatial"]), Points(of_subspots.obsm["spatial"])
+
+
+def _drawable(image: Any) -> np.ndarray:
+    """Return ``(height, width, channels)`` with every n-th pixel, at most `DRAWN_PX` a side: slides are too large to draw."""
+    step = max(1, -(-max(image.shape[1:]) // DRAWN_PX))
+    return np.moveaxis(np.asarray(image[:, ::step, ::step]), 0, -1)
