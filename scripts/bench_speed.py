@@ -64,11 +64,11 @@ class Epochs(pl.Callback):
         self.seconds.append(time.perf_counter() - self._start)
 
 
-def config(stage: str, epochs: int) -> Any:
-    """Return the defaults, for a number of epochs without early stopping."""
+def config(stage: str, epochs: int, *words: str) -> Any:
+    """Return the defaults and what is said besides, for a number of epochs without early stopping."""
     register()
     with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train", [f"{stage}.max_epochs={epochs}", "trainer.progress=false"])
+        return compose("train", [f"{stage}.max_epochs={epochs}", "trainer.progress=false", *words])
 
 
 def loaded(n_subspots: int, cfg: Any, folder: Path) -> SectionsDataModule:

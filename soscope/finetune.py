@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from soscope.data.tiles import LARGEST_BLOCK, Tile
+from soscope.data.tiles import LARGEST_KEPT, Tile
 from soscope.likelihoods import Likelihood
 from soscope.likelihoods.base import Params
 from soscope.nn.decoder import FieldDecoder, SubspotDecoder
@@ -88,7 +88,7 @@ class SpatialVAE(StageModule):
     def _constant(self, tile: Tile, key: tuple[Any, ...], make: Callable[[], Tensor]) -> Tensor:
         """Return what training does not change, kept with the tile unless all tiles of the section would keep too much."""
         n_features = sum(self.likelihood(m).n_features for m in self.likelihoods)
-        if self.training and tile.n_section_subspots * n_features <= LARGEST_BLOCK:
+        if self.training and tile.n_section_subspots * n_features <= LARGEST_KEPT:
             return tile.once((self._owner, *key), make)
         with torch.no_grad():
             return make()

@@ -90,6 +90,23 @@ def test_nb_log_prob_is_precise_in_single_precision_near_poisson() -> None:
     assert ours == pytest.approx(stats.nbinom.logpmf(5040, 5000 / 1e-3, 1 / (1 + 1e-3)), abs=2e-2)
 
 
+@pytest.mark.parametrize("mean", [0.1, 3.0])
+def test_sparse_and_dense_counts_have_the_log_prob_and_gradient_of_the_formula(mean: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.poisson(torch.full((40, 30), mean), generator)
+    likelihood = make_likelihood("nb", 30)
+    likelihood.fit(x, 1.0)
+    raw = torch.randn(40, 30, 1, generator=generator)
+    found = []
+    for dtype in (torch.float32, torch.float64):  # in double precision log gamma itself is taken
+        at = raw.to(dtype).requires_grad_()
+        log_prob = likelihood.to(dtype).log_prob(x.to(dtype), likelihood.parameters_of(at))
+        weight = torch.linspace(0.5, 2, 30, dtype=dtype)
+        found.append((log_prob.detach(), torch.autograd.grad((log_prob * weight).sum(), at)[0]))
+    for single, double in zip(*found, strict=True):
+        torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
+
+
 def test_prior_moments_match_samples(likelihood: Likelihood, rng: np.random.Generator) -> None:
     p = {k: v.detach() for k, v in likelihood.parameters_of(raw_for(likelihood, 3)).items()}
     prior = likelihood.prior(p)

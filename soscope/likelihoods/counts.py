@@ -16,6 +16,8 @@ from soscope.nn.views import CountView, ProfileView
 from soscope.posteriors import NegativeBinomialPosterior, Posterior, SharedCountPosterior
 
 SHIFT = 4
+SPARSE = 0.25
+"""Share of counts above zero up to which only these are looked at."""
 LEAST_PHI = 1e-3
 """Where a Dirichlet-multinomial is a multinomial in all but name."""
 
@@ -117,40 +119,71 @@ class NegativeBinomial(CountLikelihood, name="nb"):
         """Return the NB log probability with total count ``mu / phi``."""
         phi = p["phi"]
         total_count = (p["mu"] / phi).clamp(min=1e-10)
-        log_choose = _log_rising(total_count, x) - torch.lgamma(x + 1)
-        return log_choose + x * (phi.log() - phi.log1p()) - total_count * phi.log1p()
+        return _log_choose(total_count, x) + x * (phi.log() - phi.log1p()) - total_count * phi.log1p()
 
 
-def _log_rising(r: Tensor, x: Tensor) -> Tensor:
-    """Return ``log Gamma(r + x) - log Gamma(r)``."""
-    if r.dtype == torch.float64:
-        return torch.lgamma(r + x) - torch.lgamma(r)
-    return _LogRising.apply(r, x)
+def _log_choose(r: Tensor, x: Tensor) -> Tensor:
+    """Return ``log Gamma(r + x) - log Gamma(r) - log x!``: zero where ``x`` is, so of sparse counts the others suffice."""
+    if r.dtype == torch.float64 or r.shape != x.shape:
+        return torch.lgamma(r + x) - torch.lgamma(r) - torch.lgamma(x + 1)
+    some = x.reshape(-1).nonzero()[:, 0]
+    if len(some) > SPARSE * x.numel():
+        return _LogRising.apply(r, x) - torch.lgamma(x + 1)
+    return _Some.apply(r, some, x.reshape(-1)[some])
+
+
+class _Some(torch.autograd.Function):
+    """The same at ``some`` entries, zero at the others."""
+
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, some: Tensor, x: Tensor) -> Tensor:
+        chosen = r.reshape(-1)[some]
+        ctx.save_for_backward(chosen, some, x)
+        found = log_rising(chosen, x) - torch.lgamma(x + 1)
+        return torch.zeros_like(r).reshape(-1).index_copy_(0, some, found).reshape(r.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        r, some, x = ctx.saved_tensors
+        gradient = gradients[0].reshape(-1)
+        slope = log_rising_slope(r, x) * gradient[some]
+        return torch.zeros_like(gradient).index_copy_(0, some, slope).reshape(gradients[0].shape), None, None
 
 
 class _LogRising(torch.autograd.Function):
-    """The same in single precision, where the difference of two large values would cancel, and at a third of the time.
-
-    Stirling's series at ``r + 4``, from which the recurrence ``Gamma(r + 1) = r Gamma(r)`` leads back; absolute errors are
-    those of single precision (the first term left out is below 4e-8). The gradient is the difference of digammas likewise.
-    """
+    """``log Gamma(r + x) - log Gamma(r)`` everywhere."""
 
     @staticmethod
     def forward(ctx: Any, r: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(r, x)
-        a, b = r + SHIFT, r + x + SHIFT
-        steps = (r / (r + x)) * ((r + 1) / (r + x + 1)) * ((r + 2) / (r + x + 2)) * ((r + 3) / (r + x + 3))
-        return (b - 0.5) * torch.log1p(x / a) + x * (a.log() - 1) + _tail(b) - _tail(a) + steps.log()
+        return log_rising(r, x)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        r, x = ctx.saved_tensors
-        a, b = r + SHIFT, r + x + SHIFT
-        slope = torch.log1p(x / a) + _tail_slope(b) - _tail_slope(a)
-        for k in range(SHIFT):
-            slope += x / ((r + k) * (r + x + k))
-        return slope * gradients[0], None
+        return log_rising_slope(*ctx.saved_tensors) * gradients[0], None
+
+
+def log_rising(r: Tensor, x: Tensor) -> Tensor:
+    """Return ``log Gamma(r + x) - log Gamma(r)`` in single precision.
+
+    The difference of two large values would cancel, and take three times as long. This is Stirling's series at ``r + 4``, from
+    which the recurrence ``Gamma(r + 1) = r Gamma(r)`` leads back; absolute errors are those of single precision (the first term
+    left out is below 4e-8).
+    """
+    a, b = r + SHIFT, r + x + SHIFT
+    steps = (r / (r + x)) * ((r + 1) / (r + x + 1)) * ((r + 2) / (r + x + 2)) * ((r + 3) / (r + x + 3))
+    return (b - 0.5) * torch.log1p(x / a) + x * (a.log() - 1) + _tail(b) - _tail(a) + steps.log()
+
+
+def log_rising_slope(r: Tensor, x: Tensor) -> Tensor:
+    """Return the derivative of `log_rising` by ``r``: the difference of digammas, likewise."""
+    a, b = r + SHIFT, r + x + SHIFT
+    slope = torch.log1p(x / a) + _tail_slope(b) - _tail_slope(a)
+    for k in range(SHIFT):
+        slope += x / ((r + k) * (r + x + k))
+    return slope
 
 
 def _tail(a: Tensor) -> Tensor:
