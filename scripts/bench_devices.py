@@ -2,10 +2,9 @@
 
     python scripts/bench_devices.py OUT [--subspots 84000] [--tile-spots 1500] [--repeats 8] [--rounds 3]
 
-A simulated section (K 7, 60 features). One process takes all tiles in turn; two share them under DDP, each on one thread of its
-own. A step of both takes one tile a process, so that a pass of two should take as long as half the passes of one. Measured in turn,
-medians over rounds; losses are those of the same epochs. Writes OUT/bench_devices.csv (stage, devices, epoch, seconds_per_step,
-loss).
+A simulated section (K 7, 60 features). One process takes all tiles in turn; two share them under DDP, a thread each.
+A step takes one tile a process: as long, at best, for two as for one, on twice the tiles. Measured in turn, medians over rounds;
+losses are those of the same epochs. Writes OUT/bench_devices.csv (stage, devices, epoch, seconds_per_step, loss).
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from soscope.stage_module import StageModule
 
 QUANTILES = (0.05, 0.95)
 FEATURE_BLOCK = 256
-LARGEST_RESULT = 2**22
-"""Entries, subspots times features, whose results are in memory at a time."""
+LARGEST_RESULT = 2**20
+"""Entries, subspots times features, whose results are in memory at a time: more take longer, as `LARGEST_BLOCK` does."""
 
 
 class Block(NamedTuple):
@@ -70,9 +70,9 @@ class Divider:
     def __init__(self, model: StageModule, cutter: TileCutter, latent: np.ndarray, posterior: str) -> None:
         self.model, self.cutter, self.latent, self.posterior = model, cutter, latent, posterior
 
-    def row_blocks(self) -> list[np.ndarray]:
-        """Divide subspots into consecutive rows that fit memory, ending where a spot ends."""
-        n_features = sum(self.model.likelihood(m).n_features for m in self.model.likelihoods)
+    def row_blocks(self, n_features: int | None = None) -> list[np.ndarray]:
+        """Divide subspots into consecutive rows, of all or ``n_features`` at a time, that fit memory; spots stay whole."""
+        n_features = n_features or sum(self.model.likelihood(m).n_features for m in self.model.likelihoods)
         parent = self.cutter.section.parent
         size = max(LARGEST_RESULT // n_features, 1)
         ends = np.append(np.flatnonzero(np.diff(parent)) + 1, len(parent))
@@ -98,7 +98,8 @@ class Divider:
         """
         tile, z, place = self.tile(rows)
         parts: dict[str, list[Split]] = {}
-        for modality, _, given in posteriors(self.model, tile, z, self.posterior):
+        width = max(FEATURE_BLOCK, LARGEST_RESULT // max(len(rows), 1))
+        for modality, _, given in posteriors(self.model, tile, z, self.posterior, width=width):
             as_sparse = self.model.likelihood(modality).sparse_result and self.posterior == "conditional"
             parts.setdefault(modality, []).append(split_of(given, as_sparse, with_cdf))
         whole = {m: Split.stack_features(p) for m, p in parts.items()}
@@ -107,7 +108,12 @@ class Divider:
 
 @torch.no_grad()
 def posteriors(
-    model: StageModule, tile: Tile, z: torch.Tensor, posterior: str, modalities: Collection[str] | None = None
+    model: StageModule,
+    tile: Tile,
+    z: torch.Tensor,
+    posterior: str,
+    modalities: Collection[str] | None = None,
+    width: int = FEATURE_BLOCK,
 ) -> Iterator[Block]:
     """Go through blocks of features with the distribution of their subspots.
 
@@ -123,13 +129,15 @@ def posteriors(
         As for `Divider`.
     modalities
         Those wanted; all by default.
+    width
+        Features of a block, at most.
     """
     model.eval()
     hidden = model.hidden(tile, z)
     for modality in model.likelihoods if modalities is None else modalities:
         n = model.likelihood(modality).n_features
-        for start in range(0, n, FEATURE_BLOCK):
-            chosen = slice(start, min(start + FEATURE_BLOCK, n))
+        for start in range(0, n, width):
+            chosen = slice(start, min(start + width, n))
             likelihood = model.likelihood(modality).part(chosen)
             p = model.decode_columns(tile, hidden, modality, chosen)
             if posterior == "conditional":

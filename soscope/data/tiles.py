@@ -19,7 +19,7 @@ from soscope.nn.sparse import SparseMatrix
 LARGEST_BLOCK = 2**22
 """Entries, rows times features, that are decoded at a time; above, features go in blocks, computed again in backward.
 
-Larger ones take longer, although nothing is computed twice: an array of more than 32 MB is mapped anew by the C library each time.
+Larger ones take longer, although nothing is computed twice: an array of more than 32 MB is mapped anew each time.
 """
 LARGEST_KEPT = 2**24
 """Entries, subspots of a section times features, up to which what training does not change is kept with tiles."""
