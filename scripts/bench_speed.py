@@ -253,6 +253,7 @@ def say(table: pd.DataFrame) -> None:
         )
         console.print(f"[bold]{stage}[/bold]", wide.round(3).to_string(), sep="\n")
         large = wide.loc[wide.index >= DENSE_UP_TO - 1000]
+        large = large if len(large) > 1 else wide
         if len(large) > 1:
             power = np.polyfit(np.log(large.index.to_numpy(float)), np.log(large["ours"]), 1)[0]
             console.print(f"  ours grows as M^{power:.2f} from {large.index[0]:,} to {large.index[-1]:,}")

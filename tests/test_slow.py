@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import spatialdata
+import torch
 from space_ranger import write_folder
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +94,57 @@ def test_two_processes_share_two_sections(tmp_path: Path) -> None:
     assert "MEMBER: 2/2" in done.stdout + done.stderr
     for name in ("left", "right"):
         assert_adds_up(tmp_path / "run", name, 7)
+
+
+def test_two_processes_take_the_step_of_both_their_tiles(tmp_path: Path) -> None:
+    """The parameters after some steps of Lightning's DDP are those of the mean over both tiles' losses."""
+    found = []
+    for devices in (1, 2):
+        command = [sys.executable, str(ROOT / "tests" / "ddp_step.py"), str(tmp_path / f"{devices}.pt"), str(devices)]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        found.append(torch.load(tmp_path / f"{devices}.pt", weights_only=True))
+    moved = 0.0
+    for name, after in found[0]["after"].items():
+        torch.testing.assert_close(found[1]["after"][name], after, rtol=1e-5, atol=1e-6)
+        moved = max(moved, float((after - found[0]["before"][name]).abs().max()))
+    assert moved > 1e-3
+
+
+def test_two_processes_share_the_tiles_of_one_section(tmp_path: Path) -> None:
+    """Two processes on two tiles come as far as one does, and write the same kind of result."""
+    losses = []
+    words = ["data.options.rows=16", "data.options.columns=12", "data.features=12", f"image.cache={tmp_path}", *SHORT]
+    longer = ["pretrain.max_epochs=4", "finetune.max_epochs=6", "finetune.steps_per_epoch=10", "data.tile_spots=40"]
+    for i, devices in enumerate(([], ["trainer=ddp", "trainer.accelerator=cpu", "trainer.threads=1"])):
+        command = [
+            sys.executable,
+            str(ROOT / "train.py"),
+            *words,
+            *longer,
+            *devices,
+            f"hydra.run.dir={tmp_path / str(i)}",
+        ]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        table = pd.read_csv(tmp_path / str(i) / "metrics.csv").query("stage == 'finetune'")
+        losses.append(table["held_out_loss"].dropna().to_numpy())
+        assert_adds_up(tmp_path / str(i), "demo", 7)
+    assert "MEMBER: 2/2" in done.stdout + done.stderr
+    assert losses[1].min() < losses[0].min() + 0.02 * abs(losses[0].min())
+
+
+def test_the_speed_script_measures_every_method(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "bench_speed.py"), str(tmp_path)]
+    few = ["--sizes", "700", "2100", "--repeats", "1", "--rounds", "1"]
+    done = subprocess.run([*command, *few], cwd=tmp_path, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "bench_speed.csv")
+    assert len(table) == 2 * 2 * 3
+    assert (table[["seconds_per_pass", "peak_mb"]] > 0).all(axis=None)
+    for part in ("dense / ours", "ours / bare", "ours grows as", "relative standard error"):
+        assert part in done.stdout
+    assert (tmp_path / "bench_speed.png").stat().st_size > 10_000
 
 
 def test_jobs_of_a_sweep_run_in_processes_of_their_own(tmp_path: Path) -> None:
