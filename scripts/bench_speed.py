@@ -114,9 +114,10 @@ def bare(stage: str, n_subspots: int, repeats: int, folder: Path) -> list[float]
     tile = data.result_tiles.cutters[0]()  # type: ignore[union-attr]
     x, likelihood, rate = tile.profiles["rna"], module.likelihood("rna"), cfg.objective.dropout
     visible = torch.ones(tile.n_core, dtype=torch.bool)
+    weight = tile.spot_weight[tile.neighbours.order]
 
     def step() -> Tensor:
-        latent = module.encoder(tile.profiles, tile.library_size, tile.spot_edges, tile.spot_weight, visible)
+        latent = module.encoder(tile.profiles, tile.library_size, tile.neighbours, weight, visible)
         z = latent.mean + latent.scale * torch.randn_like(latent.mean)
         if isinstance(module, SpatialVAE):
             hidden = module.decoder.hidden(z, dropout(tile.image_features, rate), tile.at)

@@ -147,7 +147,8 @@ class StageModule(pl.LightningModule, ABC):
         """
         known = visible[tile.spot_edges].all(0)
         weight = torch.where(known, tile.spot_weight, torch.full_like(tile.spot_weight, self.settings.median_weight))
-        return self.encoder(tile.profiles, tile.library_size, tile.spot_edges, weight, visible)
+        neighbours = tile.neighbours
+        return self.encoder(tile.profiles, tile.library_size, neighbours, weight[neighbours.order], visible)
 
     def losses(self, tile: Tile, step: int) -> dict[str, Tensor]:
         """Return this tile's part of each term; over the tiles of a section the parts add up (pairs: in expectation).

@@ -10,7 +10,9 @@ import torch
 from scipy import stats
 from torch.distributions import Normal, kl_divergence
 from torch.nn.functional import binary_cross_entropy
+from torch_geometric.nn import TransformerConv
 
+from soscope.nn.attention import GraphAttention, Neighbours
 from soscope.nn.gaussian import Latent
 from soscope.nn.graph_terms import graph_cross_entropy, with_diagonal
 from soscope.nn.noise import keyed_dropout, keyed_mask, keyed_normal, keyed_uniform, spot_keys
@@ -37,6 +39,28 @@ def test_parent_leaves_out_subspots_under_no_spot() -> None:
     assert parent.gather(torch.full((4, 1), 7.0))[1] == 0
     with pytest.raises(ValueError, match="parent must lie"):
         Parent(torch.tensor([0, 4]), 4)
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_is_that_of_torch_geometric(heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    edges = torch.tensor(
+        [[1, 4, 2, 0, 3, 1, 2], [0, 0, 1, 2, 2, 3, 3]]
+    )  # from source to target; none leads to the last
+    ours = GraphAttention(3, 4, heads).double()
+    theirs = TransformerConv(3, 4, heads=heads, edge_dim=1).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(5, 3, dtype=torch.float64, generator=generator)
+    weight = torch.rand(7, dtype=torch.float64, generator=generator)
+    toward = torch.randn(5, 4 * heads, dtype=torch.float64, generator=generator)
+    neighbours = Neighbours(edges, 5)
+    found = []
+    for layer in (ours, theirs):
+        at, number = x.clone().requires_grad_(), weight.clone().requires_grad_()
+        out = layer(at, neighbours, number[neighbours.order]) if layer is ours else layer(at, edges, number[:, None])
+        found.append([out, *torch.autograd.grad((out * toward).sum(), [at, number, *layer.parameters()])])
+    for mine, reference in zip(*found, strict=True):
+        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-11)
 
 
 def test_noise_depends_on_the_key_and_not_on_order_or_company() -> None:

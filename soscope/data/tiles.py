@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from soscope.data.section import Section
+from soscope.nn.attention import Neighbours
 from soscope.nn.noise import keyed_uniform, spot_keys
 from soscope.nn.parent import Parent
 from soscope.nn.sparse import SparseMatrix
@@ -100,6 +101,11 @@ class Tile:
                 self.kept[key] = make()
         found: T = self.kept[key]
         return found
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """Neighbours among these spots in the order the encoder takes them."""
+        return self.once("neighbours", lambda: Neighbours(self.spot_edges, len(self.keys)))
 
     @property
     def n_core(self) -> int:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, softplus
-from torch_geometric.nn import TransformerConv
 
+from soscope.nn.attention import GraphAttention, Neighbours
 from soscope.nn.gaussian import Latent
 from soscope.nn.views import ProfileView
 
@@ -37,18 +37,15 @@ class GraphEncoder(nn.Module):
         n_in = sum(view.n_columns for view in views.values()) + 1
         width = n_hidden // n_heads
 
-        def layer(n: int, out: int, heads: int) -> TransformerConv:
-            return TransformerConv(n, out, heads=heads, edge_dim=1)
-
-        self.first = layer(n_in, width, n_heads)
-        self.second = layer(width * n_heads, width, n_heads)
-        self.third = layer(width * n_heads, 2 * n_latent, 1)
+        self.first = GraphAttention(n_in, width, n_heads)
+        self.second = GraphAttention(width * n_heads, width, n_heads)
+        self.third = GraphAttention(width * n_heads, 2 * n_latent, 1)
 
     def forward(
         self,
         profiles: Mapping[str, Tensor],
         library_size: Mapping[str, Tensor],
-        edges: Tensor,
+        neighbours: Neighbours,
         weight: Tensor,
         visible: Tensor,
     ) -> Latent:
@@ -58,16 +55,15 @@ class GraphEncoder(nn.Module):
         ----------
         profiles, library_size
             Per modality ``(n_spots, n_features)`` and ``(n_spots,)``.
-        edges, weight
-            Directed spot neighbours ``(2, n_edges)`` and their weights.
+        neighbours, weight
+            Directed spot neighbours and their weights, in the order of ``neighbours``.
         visible
             Spots whose own profile may be seen, boolean ``(n_spots,)``.
         """
         seen = [view(profiles[name], library_size[name]) for name, view in self.views.items()]
         shown = visible.to(weight.dtype)[:, None]
         h = torch.cat([torch.cat(seen, 1) * shown, 1 - shown], 1)
-        edge_features = weight[:, None]
-        h = elu(self.first(h, edges, edge_features))
-        h = elu(self.second(h, edges, edge_features))
-        mean, scale = self.third(h, edges, edge_features).to(weight.dtype).chunk(2, 1)
+        h = elu(self.first(h, neighbours, weight))
+        h = elu(self.second(h, neighbours, weight))
+        mean, scale = self.third(h, neighbours, weight).to(weight.dtype).chunk(2, 1)
         return Latent(mean, softplus(scale) + 1e-4)

@@ -120,12 +120,20 @@ class _Quadratic(torch.autograd.Function):
         return gradient.index_add_(0, picked, gradients[1]), None, None
 
 
-def _compressed(row: Tensor, col: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
+def compressed_rows(row: Tensor, col: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the order of entries by rows, where each row starts among them, and their columns, in what MKL takes: 32 bits."""
     order = torch.argsort(row * shape[1] + col)
     ends = torch.cumsum(torch.bincount(row, minlength=shape[0]), 0)
-    starts = torch.cat([ends.new_zeros(1), ends])
+    return order, torch.cat([ends.new_zeros(1), ends]).int(), col[order].int()
+
+
+def compressed(starts: Tensor, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Return a matrix in compressed rows."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(
-            starts.int(), col[order].int(), weight[order], shape, check_invariants=False
-        )  # 32 bits are what MKL multiplies with
+        return torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=False)
+
+
+def _compressed(row: Tensor, col: Tensor, weight: Tensor, shape: tuple[int, int]) -> Tensor:
+    order, starts, columns = compressed_rows(row, col, shape)
+    return compressed(starts, columns, weight[order], shape)
