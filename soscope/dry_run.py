@@ -17,7 +17,7 @@ from soscope.data.field import observed_spots, section_places
 from soscope.data.module import SectionsDataModule
 from soscope.data.plan import bytes_per_spot
 from soscope.data.tiles import LARGEST_BLOCK
-from soscope.kriging import GROUP, AreaKriging
+from soscope.kriging import GROUP, WHOLE_UP_TO, AreaKriging
 from soscope.stage_module import StageModule
 from soscope.stages import Run, console
 
@@ -92,14 +92,18 @@ def _finetune_without_kriging(cfg: Any, data: SectionsDataModule) -> StageModule
 
 
 def _kriging_seconds(data: SectionsDataModule, n_components: int) -> float:
-    """Estimate the time of kriging all sections from that of some spots with their surroundings."""
+    """Estimate the time of kriging all sections: that of learning, and that of as many spots as inform a group, per group."""
     section = max(data.sections, key=lambda s: s.n_spots)
-    near = np.argsort(((section.xy_um - section.xy_um.mean(0)) ** 2).sum(1))[:GROUP]
+    near = np.argsort(((section.xy_um - section.xy_um.mean(0)) ** 2).sum(1))[:WHOLE_UP_TO]
     part = section.only(np.sort(near))
     observed = observed_spots(part)
     scores = np.random.default_rng(0).standard_normal((len(observed), n_components)).astype(np.float32)
+    everyone = np.ones(len(observed), dtype=bool)
+    kriging = AreaKriging(section_places(part, part.image_features, observed), local=True)
     start = time.perf_counter()
-    places = section_places(part, part.image_features, observed)
-    AreaKriging(places, local=True).both(scores, np.ones(len(observed), dtype=bool))
-    once = time.perf_counter() - start
-    return once * sum(max(1.0, 2 * s.n_spots / GROUP) for s in data.sections)
+    kriging.weigh(scores, [everyone])
+    learning = time.perf_counter() - start
+    kriging.both(scores, everyone)
+    predicting = time.perf_counter() - start - 2 * learning
+    n_groups = sum(1 if s.n_spots <= WHOLE_UP_TO else s.n_spots / GROUP for s in data.sections)
+    return len(data.sections) * learning + max(predicting, 0.0) * n_groups
