@@ -30,6 +30,8 @@ class SpatialVAE(StageModule):
 
     strength: Tensor
 
+    pairs_subspots = True
+
     def __init__(
         self,
         encoder: GraphEncoder,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -16,8 +17,11 @@ from soscope.data.tiles import LARGEST_BLOCK, Tile
 from soscope.likelihoods import Likelihood
 from soscope.likelihoods.base import Params
 from soscope.nn.gaussian import Latent
+from soscope.nn.graph_terms import pairs_to_sample
 from soscope.nn.noise import keyed_mask, keyed_normal, keyed_uniform
 from soscope.nn.schedule import Exponential
+
+log = logging.getLogger("soscope")
 
 
 @dataclass
@@ -77,6 +81,9 @@ class StageModule(pl.LightningModule, ABC):
     ``widening``, an attribute, says per modality how many times as large subspots' variances are in the conditional posterior,
     where its intervals were found too narrow or too wide; it plays no part in training.
     """
+
+    pairs_subspots: ClassVar[bool] = False
+    """Whether the graph term pairs subspots, not spots."""
 
     def __init__(
         self, stage: str, encoder: nn.Module, likelihoods: Mapping[str, Likelihood], settings: TrainingSettings
@@ -183,12 +190,21 @@ class StageModule(pl.LightningModule, ABC):
 
         It is divided by the number of features, so that the clipping threshold fits any panel.
         """
+        if batch_idx == 0 and self.current_epoch == 0:
+            self._say_pairs(tile)
         terms = {name: value * tile.n_section_tiles for name, value in self.losses(tile, self.global_step).items()}
         for name, value in terms.items():
             self.log(
                 f"{self.stage}/train_{name}", value.detach(), on_step=False, on_epoch=True, batch_size=1, sync_dist=True
             )
         return terms["loss"] / sum(x.shape[1] for x in tile.profiles.values())
+
+    def _say_pairs(self, tile: Tile) -> None:
+        """Tell how the sum over all pairs is taken."""
+        n, kind = (len(tile.subspot_keys), "subspots") if self.pairs_subspots else (len(tile.keys), "spots")
+        sampled = pairs_to_sample(n, self.settings.n_pairs)
+        how = f"{sampled:,} sampled at a step (graph.n_pairs=0 takes all)" if sampled else "all taken"
+        log.info("%s: pairs of %s %s of a tile: %s", self.stage, f"{n:,}", kind, how)
 
     def on_validation_epoch_start(self) -> None:
         """Start a new sum over tiles."""

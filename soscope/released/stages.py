@@ -93,6 +93,8 @@ class ReleasedVGAE(ReleasedModule, GraphAutoencoder):
 class ReleasedSVAE(ReleasedModule):
     """Stage 2: squared error of the summed subspots, the image term on raw residuals, beta KL."""
 
+    pairs_subspots = True
+
     def __init__(
         self,
         encoder: ReleasedEncoder,
