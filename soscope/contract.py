@@ -204,6 +204,8 @@ def open_result(path: Path, with_shapes: int) -> SpatialData:
     Shapes are read of up to ``with_shapes`` subspots. Errors are those of `open_section`.
     """
     _, tables = open_tables(path)
+    if IMAGE_FEATURES not in tables:
+        raise DataError(f"'{path}' has no table '{IMAGE_FEATURES}'. Delete it and enhance again.")
     few = tables[IMAGE_FEATURES].n_obs <= with_shapes
     sdata = _opened(path, partial(read_zarr, selection=("images", "shapes") if few else ("images",)))
     with quiet():

@@ -100,7 +100,7 @@ def _array_in(group: zarr.Group, discrete: bool, shape: tuple[int, int, int]) ->
 
 def blocks_to_draw(divider: Divider, modality: str) -> Iterator[Drawn]:
     """Go through the blocks of subspots and features of a modality."""
-    for rows in divider.row_blocks(FEATURE_BLOCK):
+    for rows in divider.row_blocks(ROW_BLOCK):
         tile, z, place = divider.tile(rows)
         for block in posteriors(divider.model, tile, z, divider.posterior, (modality,)):
             yield Drawn(rows, place, block)

@@ -70,11 +70,11 @@ class Divider:
     def __init__(self, model: StageModule, cutter: TileCutter, latent: np.ndarray, posterior: str) -> None:
         self.model, self.cutter, self.latent, self.posterior = model, cutter, latent, posterior
 
-    def row_blocks(self, n_features: int | None = None) -> list[np.ndarray]:
-        """Divide subspots into consecutive rows, of all or ``n_features`` at a time, that fit memory; spots stay whole."""
-        n_features = n_features or sum(self.model.likelihood(m).n_features for m in self.model.likelihoods)
+    def row_blocks(self, size: int | None = None) -> list[np.ndarray]:
+        """Divide subspots into consecutive rows, about ``size`` or as many as fit memory with all features; spots stay whole."""
+        n_features = sum(self.model.likelihood(m).n_features for m in self.model.likelihoods)
         parent = self.cutter.section.parent
-        size = max(LARGEST_RESULT // n_features, 1)
+        size = size or max(LARGEST_RESULT // n_features, 1)
         ends = np.append(np.flatnonzero(np.diff(parent)) + 1, len(parent))
         wanted = np.arange(size, len(parent), size)
         cuts = np.unique(ends[np.searchsorted(ends, wanted)])

@@ -26,7 +26,7 @@ NEGLIGIBLE = 0.05
 WHOLE_UP_TO = 500
 """Spots that are kriged together; larger sections are taken in compact groups, so that the cost stays linear,"""
 GROUP = 200
-"""of so many spots: with what lies around them, larger groups take longer and are no better (`docs/scale.md`)."""
+"""of so many spots: with what lies around them, larger groups take longer."""
 HALO = 4.0
 """Pitches around a group within which other spots inform it."""
 LEARNED_FROM = 10

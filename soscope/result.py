@@ -34,8 +34,8 @@ def result_without_values(
     result = SpatialData(images=dict(sdata.images), shapes=dict(sdata.shapes), attrs=dict(sdata.attrs))
     result.attrs[contract.ATTRS] = contract.facts(sdata) | {"posterior": posterior}
     for name, table in sdata.tables.items():
-        table = table.copy()
         if name in modalities:
+            table = table.copy()
             table.obsm["X_soscope"] = latent
         result.tables[name] = table
     subspots = sdata.shapes[contract.SUBSPOTS]

@@ -8,8 +8,10 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 from scipy import sparse
 
+from soscope.errors import DataError
+
 IN_MEMORY = 2**25
-"""Entries up to which stored features are read as a whole: 128 MB in single precision."""
+"""Entries up to which stored features are read as float32: 128 MB."""
 BLOCK = 2**22
 """Entries of the blocks a table is gone through in."""
 
@@ -28,10 +30,11 @@ class Rows(Protocol):
 
 
 class StoredRows:
-    """Rows of a zarr array, read as float32 when they are taken."""
+    """Rows of an array of another precision, in memory or in a zarr store, as float32 when they are taken."""
 
     def __init__(self, array: Any) -> None:
         self.array = array
+        self._at = array if isinstance(array, np.ndarray) else array.oindex
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -39,8 +42,13 @@ class StoredRows:
         return tuple(self.array.shape)
 
     def __getitem__(self, chosen: Chosen) -> np.ndarray:
-        """Read the rows chosen."""
-        found = self.array[chosen] if isinstance(chosen, slice) else self.array.oindex[chosen]
+        """Read the rows chosen; `DataError` where the store is damaged."""
+        try:
+            found = self.array[chosen] if isinstance(chosen, slice) else self._at[chosen]
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DataError(
+                f"stored image features cannot be read ({error}). Prepare again in a new run folder."
+            ) from error
         return np.asarray(found).astype(np.float32)
 
 
@@ -63,12 +71,15 @@ class ComputedRows:
         return self.compute(np.arange(self.shape[0])[chosen])
 
 
-def rows_of(values: Any) -> Rows:
-    """Return an array as float32, or a stored one: read up to `IN_MEMORY` entries, larger ones as they are taken."""
-    if isinstance(values, np.ndarray):
-        return values.astype(np.float32)
-    stored = StoredRows(values)
-    return stored if values.size > IN_MEMORY else stored[:]
+def rows_of(values: Any, largest_gb: float) -> Rows:
+    """Return features as rows of float32.
+
+    Up to `IN_MEMORY` entries are read at once; larger ones are kept in memory in their own precision up to ``largest_gb``, and
+    beyond that are read from the store as they are taken.
+    """
+    if values.size <= IN_MEMORY:
+        return np.asarray(values[:], dtype=np.float32)
+    return StoredRows(values[:] if values.nbytes <= largest_gb * 1e9 else values)
 
 
 def averaged(rows: Rows, weight: sparse.csr_matrix, chosen: np.ndarray) -> np.ndarray:

@@ -190,7 +190,7 @@ class StageModule(pl.LightningModule, ABC):
 
         It is divided by the number of features, so that the clipping threshold fits any panel.
         """
-        if batch_idx == 0 and self.current_epoch == 0:
+        if self.global_step == 0 and self.settings.graph_weight > 0 and self.global_rank == 0:
             self._say_pairs(tile)
         terms = {name: value * tile.n_section_tiles for name, value in self.losses(tile, self.global_step).items()}
         for name, value in terms.items():

@@ -194,7 +194,7 @@ def _draw(run: Run, section: Section, divider: Divider) -> None:
         for path in paths.values():
             shutil.rmtree(path, ignore_errors=True)
         return
-    subspots = contract.open_section(run.folder.prepared(section.name)).shapes[contract.SUBSPOTS].index.tolist()
+    subspots = contract.open_tables(run.folder.prepared(section.name))[1][contract.IMAGE_FEATURES].obs_names.tolist()
     for modality, path in paths.items():
         drawing = Drawing(section.name, modality, number, run.cfg.seed, divider.posterior)
         write_draws(path, blocks_to_draw(divider, modality), subspots, section.features[modality], drawing)

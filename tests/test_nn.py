@@ -45,7 +45,7 @@ def test_parent_leaves_out_subspots_under_no_spot() -> None:
 def test_attention_is_that_of_torch_geometric(heads: int) -> None:
     generator = torch.Generator().manual_seed(0)
     edges = torch.tensor(
-        [[1, 4, 2, 0, 3, 1, 2], [0, 0, 1, 2, 2, 3, 3]]
+        [[2, 1, 3, 4, 1, 0, 2], [3, 0, 2, 0, 3, 2, 1]]
     )  # from source to target; none leads to the last
     ours = GraphAttention(3, 4, heads).double()
     theirs = TransformerConv(3, 4, heads=heads, edge_dim=1).double()

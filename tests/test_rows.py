@@ -9,6 +9,7 @@ import pytest
 import zarr
 from scipy import sparse
 
+from soscope.errors import DataError
 from soscope.rows import StoredRows, averaged, blocks, evenly_spaced, joined, rows_of, side_by_side
 
 
@@ -31,9 +32,23 @@ def test_stored_rows_are_those_of_the_array(chosen: np.ndarray | slice, values: 
 
 def test_only_large_features_stay_on_disk(values: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     array = zarr.create_array(tmp_path / "v.zarr", data=values)
-    assert isinstance(rows_of(array), np.ndarray)
+    assert isinstance(rows_of(array, 1.0), np.ndarray)
     monkeypatch.setattr("soscope.rows.IN_MEMORY", 149)
-    assert isinstance(rows_of(array), StoredRows)
+    kept, left = rows_of(array, 1.0), rows_of(array, 1e-9)
+    assert isinstance(kept, StoredRows)
+    assert isinstance(kept.array, np.ndarray)
+    assert isinstance(left, StoredRows)
+    assert isinstance(left.array, zarr.Array)
+    np.testing.assert_array_equal(kept[np.array([3, 1])], left[np.array([3, 1])])
+
+
+def test_a_damaged_store_is_one_clear_error(values: np.ndarray, tmp_path: Path) -> None:
+    stored = StoredRows(zarr.create_array(tmp_path / "v.zarr", data=values, chunks=(8, 3)))
+    for chunk in (tmp_path / "v.zarr" / "c").rglob("*"):
+        if chunk.is_file():
+            chunk.write_bytes(b"not what was written")
+    with pytest.raises(DataError, match="cannot be read.*Prepare again"):
+        stored[np.array([1])]
 
 
 def test_computed_rows_are_what_they_stand_for(values: np.ndarray, rng: np.random.Generator) -> None:

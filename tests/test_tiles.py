@@ -228,15 +228,17 @@ def test_a_run_in_small_tiles_is_the_same_with_workers_and_features_left_on_disk
     soscope: Callable, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables = []
-    for workers, in_memory in ((0, 2**25), (1, 0)):
+    for workers, in_memory in ((0, 2**25), (0, 0), (1, 0)):
         monkeypatch.setattr("soscope.rows.IN_MEMORY", in_memory)
-        folder = tmp_path / f"w{workers}"
+        monkeypatch.setattr("soscope.data.module.FEATURES_SHARE", 0)
+        folder = tmp_path / f"{workers}-{in_memory}"
         words = [f"image.cache={cache}", "data.tile_spots=20", f"data.workers={workers}", f"hydra.run.dir={folder}"]
         assert soscope("train", *TINY, *words, "stages=[prepare,pretrain,finetune,enhance]") == 0
-        features = Section.open(folder / "prepared" / "demo.zarr", ["rna"]).image_features
+        features = Section.open(folder / "prepared" / "demo.zarr", ["rna"], 0).image_features
         assert isinstance(features, StoredRows) == (not in_memory)
         tables.append(anndata.read_h5ad(folder / "demo_rna.h5ad"))
     np.testing.assert_allclose(tables[1].X.toarray(), tables[0].X.toarray(), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(tables[2].X.toarray(), tables[1].X.toarray())
     assert np.isfinite(tables[0].layers["sd"].toarray()).all()
 
 

@@ -1,1 +1,1 @@
-"""The prepared section in memory, its tiles, and the LightningDataModules."""
+"""The prepared section, its tiles, and the LightningDataModules."""

@@ -24,6 +24,8 @@ from soscope.likelihoods import Likelihood
 from soscope.rows import joined
 
 log = logging.getLogger("soscope")
+FEATURES_SHARE = 1 / 8
+"""Share of the memory up to which a section's image features are kept there; larger ones are read as tiles need them."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ class SectionsDataModule(pl.LightningDataModule):
         """
         if self.sections:
             return
-        self.sections = [Section.open(p, self.modality_names) for p in self.paths]
+        largest = self.tiling.memory_gb * FEATURES_SHARE
+        self.sections = [Section.open(p, self.modality_names, largest) for p in self.paths]
         first = self.sections[0]
         for section in self.sections[1:]:
             if section.features != first.features:

@@ -13,7 +13,7 @@ from soscope.errors import ConfigError
 from soscope.groups import compact_groups
 
 LARGEST_TILE = 24_000
-"""Subspots of a tile: a step on more takes longer per subspot, its activations having left the cache (`docs/scale.md`)."""
+"""Subspots of a tile: a step on more takes longer per subspot, its activations having left the cache."""
 WIDTHS_PER_EDGE, WIDTHS_PER_SPOT, WIDTHS_PER_SUBSPOT = 22, 6, 4
 """Activations a training step holds, in widths of the hidden layers: what tensors of a step took, measured (`docs/scale.md`)."""
 FLOATS_PER_PROFILE, FLOATS_PER_DECODED = 4, 6

@@ -1,7 +1,8 @@
-"""A prepared section in memory, free of file formats."""
+"""A prepared section as the model takes it; what is large may stay on disk."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -108,9 +109,9 @@ class Section:
         )
 
     @classmethod
-    def open(cls, path: Path, modalities: list[str]) -> Section:
-        """Read the parts a model needs of a prepared section on disk; large image features stay there."""
-        return cls.from_tables(*contract.open_tables(path), modalities)
+    def open(cls, path: Path, modalities: list[str], largest_gb: float = math.inf) -> Section:
+        """Read the parts a model needs of a prepared section on disk; image features larger than ``largest_gb`` stay there."""
+        return cls.from_tables(*contract.open_tables(path), modalities, largest_gb)
 
     @classmethod
     def from_sdata(cls, sdata: SpatialData, modalities: list[str]) -> Section:
@@ -118,7 +119,9 @@ class Section:
         return cls.from_tables(contract.facts(sdata), sdata.tables, modalities)
 
     @classmethod
-    def from_tables(cls, facts: dict[str, Any], tables: Mapping[str, AnnData], modalities: list[str]) -> Section:
+    def from_tables(
+        cls, facts: dict[str, Any], tables: Mapping[str, AnnData], modalities: list[str], largest_gb: float = math.inf
+    ) -> Section:
         """Take the parts a model needs out of the tables of a prepared section, and what was noted about it."""
         profiles = {m: tables[m] for m in modalities}
         first = next(iter(profiles.values()))
@@ -130,7 +133,7 @@ class Section:
                 m: Profiles(t.X, t.var_names.tolist(), t.obs[contract.LIBRARY_SIZE].to_numpy(np.float32))
                 for m, t in profiles.items()
             },
-            image_features=rows_of(image.X),
+            image_features=rows_of(image.X, largest_gb),
             image_blocks=[
                 np.flatnonzero(image.var[contract.ENCODER] == e) for e in image.var[contract.ENCODER].unique()
             ],

@@ -24,7 +24,7 @@ from soscope.rows import ComputedRows, Rows, evenly_spaced
 
 Params = dict[str, Tensor]
 
-LARGEST_TABLE = 3 * 10**7
+LARGEST_TABLE = 10**8
 """Entries of the dense table that starting values are taken from."""
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {}

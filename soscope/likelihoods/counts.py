@@ -124,7 +124,7 @@ class NegativeBinomial(CountLikelihood, name="nb"):
 
 def _log_choose(r: Tensor, x: Tensor) -> Tensor:
     """Return ``log Gamma(r + x) - log Gamma(r) - log x!``: zero where ``x`` is, so of sparse counts the others suffice."""
-    if r.dtype == torch.float64 or r.shape != x.shape:
+    if r.dtype == torch.float64:
         return torch.lgamma(r + x) - torch.lgamma(r) - torch.lgamma(x + 1)
     some = x.reshape(-1).nonzero()[:, 0]
     if len(some) > SPARSE * x.numel():

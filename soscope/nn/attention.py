@@ -31,13 +31,6 @@ class Neighbours:
         self.target = target[self.order]
         self._turned, self._ends, self._targets = compressed_rows(source[self.order], self.target, self.shape)
 
-    def to(self, device: torch.device | str) -> Neighbours:
-        """Return a copy on another device."""
-        moved = object.__new__(Neighbours)
-        for name, value in self.__dict__.items():
-            setattr(moved, name, value.to(device) if isinstance(value, Tensor) else value)
-        return moved
-
     def dots(self, here: Tensor, there: Tensor) -> Tensor:
         """Return the inner product of ``here`` at the target and ``there`` at the source of every edge, ``(n_edges,)``."""
         return _Dots.apply(here, there, self)
@@ -112,7 +105,7 @@ class _Dots(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
         here, there = ctx.saved_tensors
-        values = gradients[0]
+        values = gradients[0].contiguous()
         return ctx.neighbours.matrix(values) @ there, ctx.neighbours.transposed(values) @ here, None
 
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import ListedColormap, Normalize
+from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
 from soscope import contract
@@ -20,9 +21,10 @@ from soscope.distances import typical_distance
 
 DRAWN_PX = 1000
 OUTLINED_UP_TO = 60_000
-"""Subspots up to which outlines are drawn: of more, a picture of `DRAWN_PX` shows points."""
-POINT_WIDTH = 1.5
-"""Width of a point in distances between neighbours: no lattice then leaves gaps."""
+"""Subspots up to which outlines are drawn; of more, every pixel of a picture shows the nearest."""
+FINEST, REACH = 4, 0.75
+"""Pixels of a picture of points per distance between neighbours, at most, and how many such distances a point reaches: no
+lattice leaves gaps."""
 OBSERVED_COLOURS, SD_COLOURS = "viridis", "magma"
 
 
@@ -35,9 +37,9 @@ class Marks(ABC):
 
     @abstractmethod
     def colour(
-        self, axes: Axes, values: np.ndarray, cmap: str | ListedColormap, norm: Normalize | None, classes: bool
+        self, axes: Axes, values: np.ndarray, cmap: str | ListedColormap, norm: Normalize | None
     ) -> ScalarMappable:
-        """Draw with a value each; ``classes`` are numbers that have no mean."""
+        """Draw with a value each."""
 
 
 class Outlines(Marks):
@@ -53,7 +55,7 @@ class Outlines(Marks):
         return self.corners.min(0), self.corners.max(0)
 
     def colour(
-        self, axes: Axes, values: np.ndarray, cmap: str | ListedColormap, norm: Normalize | None, classes: bool
+        self, axes: Axes, values: np.ndarray, cmap: str | ListedColormap, norm: Normalize | None
     ) -> ScalarMappable:
         """Draw filled polygons."""
         shapes = PolyCollection(
@@ -64,40 +66,33 @@ class Outlines(Marks):
 
 
 class Points(Marks):
-    """Centres in pixels, drawn as the squares of a grid: the mean of those in a square, or one of them for classes."""
+    """Centres in pixels, drawn as a picture whose pixels show the nearest of them; none where all are too far."""
 
     def __init__(self, xy: np.ndarray) -> None:
         self.xy = np.asarray(xy, dtype=np.float64)
+        self.distance = typical_distance(self.xy) or 1.0
         low, high = self.bounds()
-        self.width = max(POINT_WIDTH * typical_distance(self.xy), float((high - low).max()) / DRAWN_PX, 1e-9)
-        place = ((self.xy - low) / self.width).astype(np.int64)
-        self.shape = (place.max(0) + 1)[::-1]
-        self.square = np.ravel_multi_index((place[:, 1], place[:, 0]), tuple(self.shape))
+        step = max(self.distance / FINEST, float((high - low).max()) / DRAWN_PX)
+        axes = [np.arange(start, stop + step, step) for start, stop in zip(low, high, strict=True)]
+        grid = np.stack(np.meshgrid(*axes), -1)
+        reach = REACH * max(self.distance, step)
+        self.nearest = cKDTree(self.xy).query(grid, distance_upper_bound=reach)[1]
+        left, top = low - step / 2
+        self.extent = (left, left + step * len(axes[0]), top + step * len(axes[1]), top)
 
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return those of all centres."""
-        return self.xy.min(0), self.xy.max(0)
+        """Return those of all centres, and half the distance between two beyond."""
+        return self.xy.min(0) - self.distance / 2, self.xy.max(0) + self.distance / 2
 
     def colour(
-        self, axes: Axes, values: np.ndarray, cmap: str | ListedColormap, norm: Normalize | None, classes: bool
+        self, axes: Axes, values: np.ndarray, cmap: str | ListedColormap, norm: Normalize | None
     ) -> ScalarMappable:
-        """Draw the squares as an image."""
-        left, top = self.bounds()[0]
-        height, width = self.shape
-        extent = (left, left + width * self.width, top + height * self.width, top)
-        return axes.imshow(self.squares(values, classes), cmap=cmap, norm=norm, extent=extent, interpolation="nearest")
+        """Draw the picture."""
+        return axes.imshow(self.pixels(values), cmap=cmap, norm=norm, extent=self.extent, interpolation="nearest")
 
-    def squares(self, values: np.ndarray, classes: bool = False) -> np.ndarray:
-        """Return the value of every square, ``(n_rows, n_columns)``; NaN where there is no point."""
-        size = int(np.prod(self.shape))
-        if classes:
-            found = np.full(size, np.nan)
-            found[self.square] = values
-        else:
-            count = np.bincount(self.square, minlength=size)
-            total = np.bincount(self.square, np.asarray(values, dtype=np.float64), minlength=size)
-            found = np.divide(total, count, out=np.full(size, np.nan), where=count > 0)
-        return found.reshape(self.shape)
+    def pixels(self, values: np.ndarray) -> np.ndarray:
+        """Return the value of every pixel, ``(n_rows, n_columns)``; NaN where there is no point."""
+        return np.append(np.asarray(values, dtype=np.float64), np.nan)[self.nearest]
 
 
 @dataclass
@@ -149,14 +144,13 @@ class Canvas:
         norm: Normalize | None = None,
         label: str | None = None,
         scale_bar: bool = False,
-        classes: bool = False,
     ) -> None:
         """Draw coloured marks over the image, with a colour bar where ``label`` names its unit."""
         if self.image is not None:
             extent = (-0.5, self.size_px[0] - 0.5, self.size_px[1] - 0.5, -0.5)
             axes.imshow(self.image, alpha=1.0 if values is None else 0.55, interpolation="bilinear", extent=extent)
         if marks is not None and values is not None:
-            drawn = marks.colour(axes, values, cmap, norm, classes)
+            drawn = marks.colour(axes, values, cmap, norm)
             if label:
                 bar = axes.figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02)
                 bar.set_label(label, fontsize=7)

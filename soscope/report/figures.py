@@ -14,6 +14,7 @@ from matplotlib.lines import Line2D
 from spatialdata import SpatialData
 
 from soscope import contract
+from soscope.errors import DataError
 from soscope.matrices import to_dense
 from soscope.report.canvas import SD_COLOURS, Canvas
 from soscope.rows import BLOCK
@@ -42,7 +43,7 @@ def cluster_map(canvas: Canvas, clusters: np.ndarray) -> Figure:
     figure = Figure(figsize=(5, 4), layout="constrained")
     axes = figure.subplots()
     title = "clusters of the latent state"
-    canvas.draw(axes, canvas.spots, clusters, title, cmap=colours, norm=norm, scale_bar=True, classes=True)
+    canvas.draw(axes, canvas.spots, clusters, title, cmap=colours, norm=norm, scale_bar=True)
     handles = [Line2D([], [], marker="o", ls="", color=colours(i), label=str(i + 1)) for i in range(n)]
     axes.legend(handles=handles, fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
@@ -101,6 +102,10 @@ def columns(table: AnnData, features: list[str], layer: str | None = None) -> np
     """Return some features of a table, or of one of its layers, ``(n_rows, n_features)``; a stored table is read in blocks."""
     values: Any = table.layers[layer] if layer else table.X
     index = table.var_names.get_indexer(features)
+    if (index < 0).any():
+        raise DataError(
+            f"a table of the result has no feature '{features[int(np.argmin(index))]}'. Enhance the run again."
+        )
     step = max(BLOCK // max(table.n_vars, 1), 1)
     parts = [to_dense(values[i : i + step][:, index], float) for i in range(0, table.n_obs, step)]
     return np.concatenate(parts) if parts else np.zeros((0, len(features)))
