@@ -243,12 +243,12 @@ def test_a_run_in_small_tiles_is_the_same_with_workers_and_features_left_on_disk
 
 
 def test_how_pairs_are_taken_follows_the_size_and_is_told(
-    soscope: Callable, cache: Path, tmp_path: Path, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    soscope: Callable, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("soscope.nn.graph_terms.EXACT_UP_TO", 100)  # more than the spots, fewer than the subspots
     words = [f"image.cache={cache}", f"hydra.run.dir={tmp_path / 'run'}", "stages=[prepare,pretrain,finetune]"]
     assert soscope("train", *TINY, *words) == 0
-    told = [r.getMessage() for r in log.records if "pairs of" in r.getMessage()]
+    told = [line.strip() for line in capsys.readouterr().out.splitlines() if "pairs of" in line]
     assert len(told) == 2
     assert told[0].startswith("pretrain: pairs of")
     assert "spots of a tile: all taken" in told[0]
