@@ -14,8 +14,8 @@ from soscope.groups import compact_groups
 
 LARGEST_TILE = 24_000
 """Subspots of a tile: a step on more takes longer per subspot, its activations having left the cache."""
-WIDTHS_PER_EDGE, WIDTHS_PER_SPOT, WIDTHS_PER_SUBSPOT = 22, 6, 4
-"""Activations a training step holds, in widths of the hidden layers: what tensors of a step took, measured (`docs/scale.md`)."""
+WIDTHS_PER_SPOT, WIDTHS_PER_SUBSPOT = 48, 10
+"""Activations a training step holds, in widths of the hidden layers: what one more spot, and one more subspot, took, measured."""
 FLOATS_PER_PROFILE, FLOATS_PER_DECODED = 4, 6
 """Floats per feature of a spot, and per decoded feature of a subspot."""
 
@@ -34,9 +34,9 @@ def bytes_per_spot(section: Section, n_hidden: int, largest_block: int) -> float
     """
     n_features = sum(len(p.features) for p in section.modalities.values())
     n_spots = max(section.n_spots, 1)
-    edges, subspots = section.spot_graph.edges.shape[1] / n_spots, section.n_subspots / n_spots
+    subspots = section.n_subspots / n_spots
     decoded = min(n_features, largest_block / max(min(section.n_subspots, LARGEST_TILE), 1))
-    spot = n_hidden * (WIDTHS_PER_EDGE * edges + WIDTHS_PER_SPOT) + FLOATS_PER_PROFILE * n_features
+    spot = n_hidden * WIDTHS_PER_SPOT + FLOATS_PER_PROFILE * n_features
     return 4 * (spot + subspots * (n_hidden * WIDTHS_PER_SUBSPOT + FLOATS_PER_DECODED * decoded))
 
 
