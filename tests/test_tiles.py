@@ -243,16 +243,17 @@ def test_a_run_in_small_tiles_is_the_same_with_workers_and_features_left_on_disk
 
 
 def test_how_pairs_are_taken_follows_the_size_and_is_told(
-    soscope: Callable, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+    section: Section, compose: Callable, log: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("soscope.nn.graph_terms.EXACT_UP_TO", 100)  # more than the spots, fewer than the subspots
-    words = [f"image.cache={cache}", f"hydra.run.dir={tmp_path / 'run'}", "stages=[prepare,pretrain,finetune]"]
-    assert soscope("train", *TINY, *words) == 0
-    told = [line.strip() for line in capsys.readouterr().out.splitlines() if "pairs of" in line]
-    assert len(told) == 2
-    assert told[0].startswith("pretrain: pairs of")
-    assert "spots of a tile: all taken" in told[0]
-    assert "subspots of a tile: 262,144 sampled at a step" in told[1]
+    monkeypatch.setattr("soscope.nn.graph_terms.EXACT_UP_TO", section.n_spots)
+    for stage in BUILD:
+        model, data = built(stage, section, compose)
+        model.float().training_step(data.tiles[0], 0)
+    told = [r.getMessage() for r in log.records if "pairs of" in r.getMessage()]
+    assert told == [
+        f"pretrain: pairs of {section.n_spots:,} spots of a tile: all taken",
+        f"finetune: pairs of {section.n_subspots:,} subspots of a tile: 262,144 sampled at a step (graph.n_pairs=0 takes all)",
+    ]
 
 
 @pytest.mark.parametrize("word", ["trainer.precision=bf16-mixed", "trainer.compile=true"])
