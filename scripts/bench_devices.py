@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from bench_speed import STAGES, Epochs, config, loaded
+from bench_common import STAGES, Epochs, config, loaded
 from rich.console import Console
 
 from soscope.build import build_finetune, build_pretrain
