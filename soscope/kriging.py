@@ -91,20 +91,21 @@ class AreaKriging:
         """
         return self._from(values, [np.ones(len(values), dtype=bool)])[0]
 
-    def both(self, values: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def both(self, values: np.ndarray, known: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Predict from the ``known`` observations alone, boolean ``(n_observed,)``, and from all.
 
-        Covariances, most of the work, are computed once for both.
+        Covariances, most of the work, are computed once for both. Returns ``(2, n_subspots, n_columns)`` of float32: ``out``,
+        which may be a file, if it is given.
         """
-        without, whole = self._from(values, [known, np.ones(len(values), dtype=bool)])
-        return without, whole
+        return self._from(values, [known, np.ones(len(values), dtype=bool)], out)
 
-    def _from(self, values: np.ndarray, which: list[np.ndarray]) -> list[np.ndarray]:
+    def _from(self, values: np.ndarray, which: list[np.ndarray], out: np.ndarray | None = None) -> np.ndarray:
         """Predict from each of several choices of observations."""
         with threadpool_limits(1, "blas"):  # its waiting threads take the cores from torch's
             weights = self.weigh(values, which)
             sources = [Source(k, values[k].mean(0), w) for k, w in zip(which, weights, strict=True)]
-            predicted = [np.empty((len(self.places.spot), values.shape[1]), dtype=np.float32) for _ in which]
+            shape = len(which), len(self.places.spot), values.shape[1]
+            predicted = np.empty(shape, dtype=np.float32) if out is None else out
             owned = Groups(self._owner(), len(self.groups))
             for i, group in enumerate(self.groups):
                 rows = owned.rows(np.array([i]))

@@ -14,7 +14,7 @@ import torch
 from scipy import sparse
 from scipy.linalg import eigh
 
-from soscope.arrays import save_array
+from soscope.arrays import new_array
 from soscope.data.section import Section
 from soscope.kernels import Places
 from soscope.kriging import AreaKriging
@@ -173,7 +173,8 @@ def section_places(section: Section, image: Rows, observed: np.ndarray) -> Place
 def _kept(places: Places, scores: np.ndarray, known: np.ndarray, folder: Path | None) -> tuple[np.ndarray, np.ndarray]:
     """Krige, or read what was kriged from the same before."""
     if folder is None:
-        return AreaKriging(places, local=True).both(scores, known)
+        without, whole = AreaKriging(places, local=True).both(scores, known)
+        return without, whole
     digest = hashlib.blake2b(digest_size=8)
     for part in itertools.chain(
         blocks(places.image), [places.xy, places.spot, places.spot_xy, *places.blocks, scores, known]
@@ -181,6 +182,7 @@ def _kept(places: Places, scores: np.ndarray, known: np.ndarray, folder: Path | 
         digest.update(np.ascontiguousarray(part).data)
     file = folder / f"field-{digest.hexdigest()}.npy"
     if not file.is_file():
-        save_array(file, np.stack(AreaKriging(places, local=True).both(scores, known)))
+        with new_array(file, (2, len(places.spot), scores.shape[1])) as field:
+            AreaKriging(places, local=True).both(scores, known, field)
     without, whole = np.load(file, mmap_mode="r")
     return without, whole

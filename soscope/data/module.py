@@ -24,7 +24,7 @@ from soscope.likelihoods import Likelihood
 from soscope.rows import joined
 
 log = logging.getLogger("soscope")
-FEATURES_SHARE = 1 / 8
+FEATURES_SHARE = 1 / 32
 """Share of the memory up to which a section's image features are kept there; larger ones are read as tiles need them."""
 
 
