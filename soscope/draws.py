@@ -32,7 +32,7 @@ class Drawing:
     seed
         With its number, what a draw depends on: more draws begin with the same ones.
     posterior
-        ``conditional`` or ``prior``, as for `soscope.enhance.split_tile`.
+        ``conditional`` or ``prior``, as for `soscope.enhance.Divider`.
     """
 
     section: str
