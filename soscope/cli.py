@@ -11,20 +11,17 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from soscope.conf_files import conf_dir
 from soscope.errors import ConfigError, SoScopeError
-
-VERBS = ("train", "prepare", "enhance", "report", "benchmark")
-FROM_RUN = {"enhance": ("enhance", "report"), "report": ("report",)}
-"""Verbs that start from a finished run, and the groups of settings they may change."""
+from soscope.verbs import VERBS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; one clear line on standard error and status 1 for anything a user can cause."""
     words = list(sys.argv[1:] if argv is None else argv)
+    verb = "train"
     try:
         verb, rest = _verb(words)
         _check_groups(verb, rest)
@@ -32,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(errors) == 1:
             raise errors[0]
         if errors:
-            raise SoScopeError("\n".join(dict.fromkeys(f"{_explain(e)}" for e in errors)))
+            raise SoScopeError("\n".join(dict.fromkeys(_explain(e, verb) for e in errors)))
     except KeyboardInterrupt:
         _complain("Stopped. The same command goes on from the last finished epoch.")
         sys.exit(130)
@@ -40,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if _wants_traceback(words):
             traceback.print_exc()
         else:
-            _complain(_explain(error))
+            _complain(_explain(error, verb))
         sys.exit(1)
 
 
@@ -74,7 +71,7 @@ def _hydra(verb: str, rest: list[str]) -> list[Exception]:
 
     from soscope.config import register
 
-    register()
+    register(verb, VERBS[verb].root)
     original = sys.argv
     errors: list[Exception] = []
 
@@ -107,79 +104,34 @@ def _arguments(words: list[str]) -> Iterator[None]:
 
 def _job(verb: str, cfg: Any) -> None:
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
 
     hydra_cfg = HydraConfig.get()
-    from soscope.benchmarking import BENCHMARK
-    from soscope.run import execute
+    for category in (FutureWarning, DeprecationWarning):
+        warnings.filterwarnings("ignore", category=category)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    _check_launch(cfg, hydra_cfg)
+    _set_up_logging()  # after the imports: Lightning sets its own level when imported
+    VERBS[verb].do(cfg, hydra_cfg)
+
+
+def _check_launch(cfg: Any, hydra_cfg: Any) -> None:
+    """Refuse sweeps that would restart themselves, and a cluster's launcher without a sweep."""
+    from hydra.types import RunMode
+
+    if "trainer" not in cfg:
+        return
     from soscope.training import count_devices
-    from soscope.validating import training_plan
 
     if hydra_cfg.mode == RunMode.MULTIRUN and count_devices(cfg) > 1 and "spawn" not in cfg.trainer.strategy:
         raise ConfigError(
             f"multirun with trainer.strategy={cfg.trainer.strategy} on several devices would restart the whole sweep in every "
             "process. Use trainer.strategy=ddp_spawn, or a Hydra launcher that starts one process per job."
         )
-
-    if cfg.benchmark is not None and verb != "benchmark":
-        chosen = hydra_cfg.runtime.choices.get("experiment")
-        raise ConfigError(
-            f"experiment={chosen} sets benchmark.*: it is for `soscope benchmark`, not for `soscope {verb}`."
-        )
-
     if hydra_cfg.mode == RunMode.RUN and hydra_cfg.runtime.choices.get("trainer") == "slurm":
         raise ConfigError(
             "trainer=slurm hands the jobs of a sweep to Slurm, and this is no sweep. Add -m, as in `soscope train -m "
             "trainer=slurm seed=0,1`, or use trainer=gpu inside a job of your own."
         )
-
-    _set_up_logging()  # after the imports: Lightning sets its own level when imported
-
-    if (cfg.run is None) == (verb in FROM_RUN):
-        takes = (
-            "needs run=DIR, the folder of a finished run" if verb in FROM_RUN else "names its folder by hydra.run.dir="
-        )
-        raise ConfigError(f"`soscope {verb}` {takes}.")
-    if verb not in FROM_RUN:
-        execute(cfg, Path(hydra_cfg.runtime.output_dir), training_plan(cfg) if cfg.benchmark is None else BENCHMARK)
-        return
-    cfg, folder = _stored(verb, cfg, list(hydra_cfg.overrides.task))
-    execute(cfg, folder, force=tuple(cfg.stages))
-
-
-def _stored(verb: str, cfg: Any, overrides: list[str]) -> tuple[Any, Path]:
-    """Return the config of a finished run with this command's overrides of what may be changed afterwards."""
-    from omegaconf import OmegaConf
-
-    from soscope.folder import RunFolder
-
-    free = FROM_RUN[verb]
-    keys = [re.split(r"[.@=]", o.lstrip("+~"))[0] for o in overrides]
-    fixed = [k for k in keys if k not in (*free, "run", "traceback", "logger")]
-    if fixed:
-        raise ConfigError(
-            f"`soscope {verb}` takes its settings from the run; '{fixed[0]}' cannot be changed afterwards. "
-            f"It takes run=DIR and {' and '.join(f + '.*' for f in free)}."
-        )
-    folder = Path(cfg.run).expanduser()
-    stored: Any = OmegaConf.merge(OmegaConf.structured(_schema()), RunFolder(folder).config())
-    if stored.benchmark is not None:
-        raise ConfigError(
-            f"run='{folder}' holds a benchmark; the `soscope benchmark` command that made it comes back to it and draws its "
-            f"page again. `soscope {verb}` takes the folder of `soscope train`."
-        )
-    for word, group in zip(overrides, keys, strict=True):
-        if group in free:
-            key = word.lstrip("+~").partition("=")[0]
-            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
-    stored.stages, stored.logger = cfg.stages, cfg.logger
-    return stored, folder
-
-
-def _schema() -> Any:
-    from soscope.config import Config
-
-    return Config
 
 
 def _set_up_logging() -> None:
@@ -192,28 +144,25 @@ def _set_up_logging() -> None:
         logger.addHandler(handler)
     logger.disabled = False  # Hydra disables a logger made before it sets up its own
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    for category in (FutureWarning, DeprecationWarning):
-        warnings.filterwarnings("ignore", category=category)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
 def _wants_traceback(words: list[str]) -> bool:
     return any(w.lower() in ("traceback=true", "+traceback=true") for w in words)
 
 
-def _explain(error: BaseException) -> str:
+def _explain(error: BaseException, verb: str) -> str:
     """Say in one paragraph what was wrong and what to do."""
     if isinstance(error, SoScopeError):
         return str(error)
     if type(error).__module__.startswith(("hydra", "omegaconf", "antlr4")):
-        return _explain_hydra(error)
+        return _explain_hydra(error, verb)
     return (
         f"{type(error).__name__}: {error}\nThis is a fault in soscope or in what it stands on. "
         "traceback=true shows where; please report it with that."
     )
 
 
-def _explain_hydra(error: BaseException) -> str:
+def _explain_hydra(error: BaseException, verb: str) -> str:
     text = "\n".join(dict.fromkeys(str(e).strip() for e in _chain(error)))
     unknown = re.search(r"Key '([^']+)' is not in struct|Key '([^']+)' not in '|Could not override '([^']+)'", text)
     lines = [
@@ -224,7 +173,7 @@ def _explain_hydra(error: BaseException) -> str:
     if missing:
         return f"{missing[1]} is not set: give {missing[1]}=... on the command line."
     if unknown:
-        message += _choices(re.search(r"full_key: (\S+)", text), re.search(r"Could not override '([^']+)'", text))
+        message += _choices(verb, re.search(r"full_key: (\S+)", text), re.search(r"Could not override '([^']+)'", text))
     if (
         "LexerNoViableAlt" in text
         or "mismatched input" in text
@@ -241,15 +190,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _choices(*matches: re.Match[str] | None) -> str:
+def _choices(verb: str, *matches: re.Match[str] | None) -> str:
     """List the keys beside the unknown one, nearest first."""
     from omegaconf import OmegaConf
 
-    from soscope.config import BenchmarkConfig
-
     key = next((m[1] for m in matches if m), "")
     parent, _, name = key.rpartition(".")
-    root = OmegaConf.structured(_schema()(benchmark=BenchmarkConfig()))
+    root = OmegaConf.structured(VERBS[verb].everything())
     node = OmegaConf.select(root, parent) if parent else root
     if not OmegaConf.is_dict(node):
         return ""

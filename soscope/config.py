@@ -220,10 +220,20 @@ class Config:
     traceback: bool = False
     dry_run: bool = False  # say what training would take, and stop
 
+    @classmethod
+    def with_all(cls) -> Config:
+        """Return the defaults with the groups that only some verbs set."""
+        return cls(benchmark=BenchmarkConfig())
 
-def register() -> None:
-    """Make the schema and the run folder's name known to Hydra; called once by the command line."""
+
+def register(verb: str = "train", root: type = Config) -> None:
+    """Make the schemas and the run folder's name known to Hydra; called once by the command line.
+
+    The root of a verb that makes no run is known as ``soscope_<verb>``, that of runs as ``soscope_schema``.
+    """
     ConfigStore.instance().store(name="soscope_schema", node=Config)
+    if root is not Config:
+        ConfigStore.instance().store(name=f"soscope_{verb}", node=root)
     OmegaConf.register_new_resolver("soscope_run", lambda *, _root_: run_name(_root_), replace=True)
     OmegaConf.register_new_resolver("soscope_demo_epochs", demo_epochs, replace=True)
     OmegaConf.register_new_resolver("soscope_demo_rate", demo_rate, replace=True)
