@@ -70,7 +70,7 @@ class DataConfig:
 
     reader: str = MISSING
     path: Any = None
-    features: Any = 500
+    features: Any = 500  # a number, all, names, a file; or one of these per table: {protein: all, rna: 300}
     held_out: float = 0.1
     tile_spots: Any = "auto"  # core spots of a tile; auto: as many as fit memory_gb
     memory_gb: float = 4.0  # half for a training step, half for tiles kept ready
@@ -246,6 +246,13 @@ def paths_of(cfg: Any) -> list[Path | None]:
         return [None]
     many = path if isinstance(path, list | tuple | ListConfig) else [path]
     return [Path(str(p)).expanduser() for p in many]
+
+
+def features_wanted(cfg: Any, modality: str) -> Any:
+    """Return what ``data.features`` asks of a table: the same of all tables, or what a mapping says of this one."""
+    wanted = cfg.data.features
+    wanted = OmegaConf.to_container(wanted, resolve=True) if OmegaConf.is_config(wanted) else wanted
+    return wanted.get(modality) if isinstance(wanted, dict) else wanted
 
 
 def section_names(cfg: Any) -> list[str]:

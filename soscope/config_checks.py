@@ -85,6 +85,14 @@ def _check_model(cfg: DictConfig) -> None:
         raise ConfigError(
             "model.modalities is empty: name at least one table and its likelihood, as conf/model/nb.yaml does."
         )
+    tables, features = list(cfg.model.modalities), cfg.data.features
+    if OmegaConf.is_dict(features) and set(features) != set(tables):
+        wrong = sorted(set(features) ^ set(tables))[0]
+        raise ConfigError(
+            f"data.features gives {', '.join(features) or 'nothing'}; the tables of model={cfg.model.name} are "
+            f"{', '.join(tables)} (first that differs: '{wrong}'). Give each of them once: "
+            f"'data.features={{{', '.join(f'{t}: 100' for t in tables)}}}'."
+        )
 
 
 def _check_names(cfg: DictConfig) -> None:

@@ -14,7 +14,7 @@ import torch
 
 from soscope import stages
 from soscope.benchmark.comparison import as_table
-from soscope.config import paths_of, resolved
+from soscope.config import features_wanted, paths_of, resolved
 from soscope.config_checks import check
 from soscope.cost import measured
 from soscope.dry_run import say_estimates
@@ -178,7 +178,8 @@ def _input_hashes(reader: Any, cfg: Any) -> dict[str, str]:
     files = [f for path in paths_of(cfg) for f in (reader.inputs(path) if path or not reader.needs_path else [])]
     if reader.needs_path and None in paths_of(cfg):
         raise ConfigError(f"data={cfg.data.reader} needs data.path=FOLDER.")
-    named = [cfg.image.weights, cfg.data.truth, cfg.data.features if isinstance(cfg.data.features, str) else None]
+    wanted = [features_wanted(cfg, modality) for modality in cfg.model.modalities]
+    named = [cfg.image.weights, cfg.data.truth, *(w for w in wanted if isinstance(w, str))]
     return hash_files([f for f in (*files, *(Path(n).expanduser() for n in named if n)) if f.is_file()])
 
 

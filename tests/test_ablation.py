@@ -54,7 +54,7 @@ def test_one_command_makes_one_table(
 ) -> None:
     bigger = [w for w in TINY if "options" not in w] + ["data.options.rows=18", "data.options.columns=14"]
     short = [f"{s}.{k}=1" for s in ("pretrain", "finetune") for k in ("max_epochs", "steps_per_epoch")]
-    words = ["experiment=ablation", *bigger, *short, "+data.options.n_features=16", "report.dpi=40"]
+    words = ["experiment=ablation", *bigger, *short, "data.options.n_features=16", "report.dpi=40"]
     words += [f"image.cache={cache}", f"hydra.sweep.dir={tmp_path}", "benchmark.seeds=[0]"]
     methods = ["soscope", "without_field", "without_dropout"]
     assert soscope("benchmark", "-m", *words, f"benchmark.methods=[{','.join(methods)}]") == 0

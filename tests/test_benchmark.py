@@ -223,7 +223,7 @@ def test_trained_methods_differ_from_the_command_by_their_own_settings(compose: 
 # The verb -------------------------------------------------------------------------------------------------------------
 
 BIGGER = [w for w in TINY if "options" not in w] + [
-    *("data.options.rows=18", "data.options.columns=14", "+data.options.n_features=16", "report.dpi=40"),
+    *("data.options.rows=18", "data.options.columns=14", "data.options.n_features=16", "report.dpi=40"),
     *(f"{s}.{k}=1" for s in ("pretrain", "finetune") for k in ("max_epochs", "steps_per_epoch")),
 ]
 METHODS = ["kriging", "copy_down", "soscope"]
@@ -331,6 +331,6 @@ def test_mistakes_get_one_clear_message(words: list[str], says: list[str], refus
 def test_truth_given_for_other_subspots(
     soscope: Callable, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    words = [*TINY, f"image.cache={cache}", f"hydra.run.dir={tmp_path / 'run'}", "+data.options.n_features=14"]
+    words = [*TINY, f"image.cache={cache}", f"hydra.run.dir={tmp_path / 'run'}", "data.options.n_features=14"]
     assert soscope("benchmark", *words, "benchmark.merge=given", "split.subspots=13") == 1
     assert "its truth has" in capsys.readouterr().err

@@ -183,8 +183,8 @@ def test_wrong_platform_table_or_values_stop_before_any_encoding(compose: Callab
     with pytest.raises(DataError, match="contradicts platform=dbit.*platform=visium"):
         prepare_sections(compose("platform=dbit"), [raw])
     cfg = compose()
-    cfg.model.modalities = {"protein": ModalityConfig(likelihood="nb")}
-    with pytest.raises(ConfigError, match="needs a table 'protein'.*has: rna"):
+    cfg.model.modalities = {"lipids": ModalityConfig(likelihood="nb")}
+    with pytest.raises(ConfigError, match="needs a table 'lipids'.*has: rna"):
         prepare_sections(cfg, [raw])
     raw.tables["rna"].X.data[5] = 0.5
     with pytest.raises(DataError, match="fractional.*model=gaussian"):

@@ -28,7 +28,7 @@ from soscope.validating import training_plan
 pytestmark = pytest.mark.slow
 
 SMALL = [w for w in TINY if "options" not in w] + [
-    *("data.options.rows=18", "data.options.columns=14", "+data.options.n_features=16", "report.dpi=40"),
+    *("data.options.rows=18", "data.options.columns=14", "data.options.n_features=16", "report.dpi=40"),
     *(f"{s}.{k}=1" for s in ("pretrain", "finetune") for k in ("max_epochs", "steps_per_epoch")),
 ]
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from omegaconf import OmegaConf
 from platformdirs import user_cache_path
 from scipy import sparse
 from spatialdata import SpatialData
@@ -18,6 +17,7 @@ from spatialdata.models import ShapesModel
 
 from soscope import contract
 from soscope.checks import check_counts
+from soscope.config import features_wanted
 from soscope.errors import ConfigError, DataError
 from soscope.lattice import make_lattice
 from soscope.likelihoods import Likelihood, make_likelihood
@@ -74,9 +74,9 @@ def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float) ->
     """Return the chosen features of one modality in the form the model sees, per section."""
     full = [p.sdata.tables[modality] for p in placed]
     counted = representation_of(cfg.model.modalities[modality].representation).needs_counts
-    wanted = cfg.data.features
-    wanted = OmegaConf.to_container(wanted) if OmegaConf.is_config(wanted) else wanted
-    chosen = choose_features(wanted, full, [p.unit_xy for p in placed], radius, modality, counted)
+    chosen = choose_features(
+        features_wanted(cfg, modality), full, [p.unit_xy for p in placed], radius, modality, counted
+    )
     library = [np.asarray(t.X.sum(1)).ravel().astype(np.float64) for t in full]
     parts = []
     for table, size in zip(full, library, strict=True):

@@ -23,6 +23,7 @@ from soscope.lattice import HexLattice
 from soscope.read.base import RawSection, Reader
 
 PITCH_PX = 24
+FEATURE_OF = {"rna": "gene", "protein": "protein", "atac": "peak"}
 GLASS, TISSUE = np.array([241, 240, 243.0]), np.array([226, 176, 201.0])
 STROMA, GLAND, NUCLEUS = np.array([232, 196, 214.0]), np.array([186, 128, 186.0]), np.array([92, 58, 138.0])
 
@@ -46,7 +47,9 @@ class DemoReader(Reader, name="demo"):
     rows, columns
         Size of the array in spots; those outside an oval of tissue are left out.
     n_features
-        Features simulated.
+        Genes simulated.
+    n_proteins, n_peaks
+        Proteins and chromatin peaks simulated besides, each a table of its own: Poisson counts that follow the same programs.
     subspots
         Subspots per spot in the truth.
     seed
@@ -57,6 +60,8 @@ class DemoReader(Reader, name="demo"):
     rows: int = 24
     columns: int = 18
     n_features: int = 80
+    n_proteins: int = 20
+    n_peaks: int = 60
     subspots: int = 7
     seed: int = 0
 
@@ -75,20 +80,25 @@ class DemoReader(Reader, name="demo"):
         fields = draw_fields(rng, (size[1], size[0]))
         offsets = lattice.offsets(self.subspots) * PITCH_PX
         sub_xy = (xy[:, None] + offsets[None]).reshape(-1, 2)
-        truth = self._counts(rng, fields, sub_xy)
+        programs = programs_at(fields, sub_xy)
+        truth = {"rna": self._counts(rng, fields, sub_xy)}
         image = draw_image(rng, fields, xy)
+        truth["protein"] = poisson_counts(rng, programs, self.n_proteins, 60 / self.subspots)
+        truth["atac"] = poisson_counts(rng, programs, self.n_peaks, 6 / self.subspots)
         spots = [f"r{r:03d}c{c:03d}" for r, c in zip(row, col, strict=True)]
-        table = AnnData(
-            X=sparse.csr_matrix(truth.reshape(len(spots), self.subspots, -1).sum(1)),
-            obs=pd.DataFrame({"array_row": row, "array_col": col}, index=spots),
-            var=pd.DataFrame(index=self._features()),
-        )
+        obs = pd.DataFrame({"array_row": row, "array_col": col}, index=spots)
+        tables = {
+            modality: AnnData(
+                X=sparse.csr_matrix(counts.reshape(len(spots), self.subspots, -1).sum(1)),
+                obs=obs.copy(),
+                var=pd.DataFrame(index=feature_names(modality, counts.shape[1])),
+            )
+            for modality, counts in truth.items()
+            if counts.shape[1]
+        }
         facts = {"reader": "demo", "image_source": "simulated", "files": [], "simulation_seed": self.seed}
-        sdata = contract.new_section("demo", image, spots, xy, 0.275 * PITCH_PX, {"rna": table}, **facts)
+        sdata = contract.new_section("demo", image, spots, xy, 0.275 * PITCH_PX, tables, **facts)
         return RawSection(sdata, self._truth_table(truth, spots))
-
-    def _features(self) -> list[str]:
-        return [f"gene_{i + 1:03d}" for i in range(self.n_features)]
 
     def _array(self) -> tuple[np.ndarray, np.ndarray]:
         """Return array rows and columns of the spots under an oval of tissue."""
@@ -101,16 +111,8 @@ class DemoReader(Reader, name="demo"):
 
     def _counts(self, rng: np.random.Generator, fields: Fields, xy: np.ndarray) -> np.ndarray:
         """Draw subspot counts ``(n_subspots, n_features)``."""
-        at = tuple(xy[:, ::-1].round().astype(int).T)
-        programs = np.stack(
-            [
-                (fields.region > 0.35)[at],
-                (fields.region < -0.45)[at],
-                (fields.gland > 0.9)[at],
-                fields.density[at],
-                fields.hidden[at],
-            ]
-        ).astype(float)
+        at = rows_and_columns(xy)
+        programs = programs_at(fields, xy)
         loading = rng.normal(0, 1.0, (5, self.n_features)) * (rng.random((5, self.n_features)) < 0.45)
         loading[3:] *= 0.5
         own = np.stack([0.35 * smooth(rng, fields.region.shape, 1.5)[at] for _ in range(self.n_features)], 1)
@@ -120,11 +122,37 @@ class DemoReader(Reader, name="demo"):
         phi = 0.3
         return rng.poisson(rng.gamma(mu / phi) * phi).astype(np.float32)
 
-    def _truth_table(self, counts: np.ndarray, spots: list[str]) -> AnnData:
+    def _truth_table(self, truth: dict[str, np.ndarray], spots: list[str]) -> AnnData:
+        """Return the counts of subspots, all tables side by side."""
         names = [f"{s}:{i}" for s in spots for i in range(self.subspots)]
-        return AnnData(
-            X=sparse.csr_matrix(counts), obs=pd.DataFrame(index=names), var=pd.DataFrame(index=self._features())
-        )
+        features = [name for modality, counts in truth.items() for name in feature_names(modality, counts.shape[1])]
+        counts = sparse.csr_matrix(np.concatenate(list(truth.values()), 1))
+        return AnnData(X=counts, obs=pd.DataFrame(index=names), var=pd.DataFrame(index=features))
+
+
+def feature_names(modality: str, n: int) -> list[str]:
+    """Return names that no two tables share."""
+    return [f"{FEATURE_OF[modality]}_{i + 1:03d}" for i in range(n)]
+
+
+def rows_and_columns(xy: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Return the pixels that hold points."""
+    return tuple(xy[:, ::-1].round().astype(int).T)
+
+
+def programs_at(fields: Fields, xy: np.ndarray) -> np.ndarray:
+    """Return the five programs at points, ``(5, n_points)``."""
+    regions = [fields.region > 0.35, fields.region < -0.45, fields.gland > 0.9]
+    at = rows_and_columns(xy)
+    return np.stack([field[at] for field in (*regions, fields.density, fields.hidden)]).astype(float)
+
+
+def poisson_counts(rng: np.random.Generator, programs: np.ndarray, n_features: int, level: float) -> np.ndarray:
+    """Draw counts that follow the programs and nothing else, ``(n_points, n_features)``; ``level`` is the typical count."""
+    loading = rng.normal(0, 0.8, (len(programs), n_features)) * (rng.random((len(programs), n_features)) < 0.45)
+    loading[3:] *= 0.5
+    own = rng.normal(np.log(level), 0.5, n_features)
+    return rng.poisson(np.exp(own + programs.T @ loading)).astype(np.float32)
 
 
 def smooth(rng: np.random.Generator, shape: tuple[int, ...], pitches: float) -> np.ndarray:
