@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -73,7 +73,13 @@ class Plan:
     asked: tuple[str, ...] = ()
 
 
-def execute(cfg: Any, path: Path, plan: Plan | None = None, force: tuple[str, ...] = ()) -> RunFolder:
+def execute(
+    cfg: Any,
+    path: Path,
+    plan: Plan | None = None,
+    force: tuple[str, ...] = (),
+    watching: Mapping[str, Sequence[Any]] | None = None,
+) -> RunFolder:
     """Run the stages of a config in a folder.
 
     Parameters
@@ -86,6 +92,8 @@ def execute(cfg: Any, path: Path, plan: Plan | None = None, force: tuple[str, ..
         The stages there are; `TRAINING` by default.
     force
         Stages to do again whatever is there.
+    watching
+        Callbacks of Lightning by stage, besides the stage's own.
 
     Raises
     ------
@@ -112,7 +120,7 @@ def execute(cfg: Any, path: Path, plan: Plan | None = None, force: tuple[str, ..
         do_stages(run, plan.stages, ["prepare"])
         say_estimates(run)
         return folder
-    run = Run(cfg, folder, make_loggers(cfg, path), inputs)
+    run = Run(cfg, folder, make_loggers(cfg, path), inputs, watching or {})
     do_stages(run, plan.stages, [s for s in plan.stages if s in (*cfg.stages, *plan.asked)], force)
     if is_main_process():
         folder.keep(cfg)
