@@ -34,7 +34,7 @@ def results(run: Run) -> list[Artifact]:
     for section in run.sections:
         tables = [run.folder.table(section, m) for m in run.modalities]
         draws = [run.folder.draws(section, m) for m in run.modalities]
-        paths = [run.folder.result(section), *tables, *(d for d in draws if d.is_dir())]
+        paths = _by_name(run.folder.result(section), *tables, *draws)
         facts = {"posterior": run.cfg.enhance.posterior, **_sizes(run, section)}
         made_from = (_prepared(run, section), _model(run))
         found.append(_artifact(run, f"result-{section}", "result", paths, facts, made_from))
@@ -42,34 +42,51 @@ def results(run: Run) -> list[Artifact]:
 
 
 def _artifact(
-    run: Run, name: str, kind: str, paths: list[Path], facts: Mapping[str, Any], made_from: tuple[Artifact, ...] = ()
+    run: Run,
+    name: str,
+    kind: str,
+    paths: Mapping[str, Path],
+    facts: Mapping[str, Any],
+    made_from: tuple[Artifact, ...] = (),
 ) -> Artifact:
     folder = run.folder.path.absolute()
     return Artifact(
         name=re.sub(r"[^\w.-]", "-", name)[:128],  # what W&B allows
         kind=kind,
-        paths={p.name: p for p in paths if p.exists()},
+        paths={n: p for n, p in paths.items() if p.exists()},
         metadata={"run_folder": folder.name, "fingerprint": fingerprint(run.cfg), **facts},
         made_from=made_from,
-        inside=all(p.absolute().is_relative_to(folder) for p in paths),
+        inside=all(p.absolute().is_relative_to(folder) for p in paths.values()),
     )
+
+
+def _by_name(*paths: Path) -> dict[str, Path]:
+    return {path.name: path for path in paths}
 
 
 def _input(run: Run, section: str) -> tuple[Artifact, ...]:
     """Return the raw files of a section and what all sections are given, such as weights; none of a simulated one."""
-    own = dict(zip(run.sections, paths_of(run.cfg), strict=True))
-    others = [p.absolute() for name, p in own.items() if p is not None and name != section]
-    hashes = {Path(f): digest for f, digest in run.inputs.items()}
-    files = [f for f in hashes if not any(f.absolute().is_relative_to(p) for p in others)]
-    if not files:
+    roots = {s: p.absolute() for s, p in zip(run.sections, paths_of(run.cfg), strict=True) if p is not None}
+    others = [root for s, root in roots.items() if s != section]
+    hashes = {Path(f).absolute(): digest for f, digest in run.inputs.items()}
+    hashes = {f: digest for f, digest in hashes.items() if not any(f.is_relative_to(root) for root in others)}
+    if not hashes:
         return ()
-    facts = {"blake2b": {str(f): hashes[f] for f in files}}
+    files = {_name_inside(f, roots.get(section)): f for f in hashes}
+    facts = {"blake2b": {name: hashes[f] for name, f in files.items()}}
     return (_artifact(run, f"input-{section}", "input", files, facts),)
+
+
+def _name_inside(file: Path, root: Path | None) -> str:
+    """Return a file's path from the section's folder; of one elsewhere the whole path, for names may be there twice."""
+    if root is not None and root != file and file.is_relative_to(root):
+        return file.relative_to(root).as_posix()
+    return file.name if root == file else file.as_posix().lstrip("/")
 
 
 def _prepared(run: Run, section: str, made_from: tuple[Artifact, ...] = ()) -> Artifact:
     name = _name(run, f"prepared-{section}")
-    return _artifact(run, name, "dataset", [run.folder.prepared(section)], _sizes(run, section), made_from)
+    return _artifact(run, name, "dataset", _by_name(run.folder.prepared(section)), _sizes(run, section), made_from)
 
 
 def _encoder(run: Run, made_from: tuple[Artifact, ...] = ()) -> Artifact:
@@ -82,8 +99,8 @@ def _model(run: Run, made_from: tuple[Artifact, ...] = ()) -> Artifact:
     return _artifact(run, _name(run, f"model-{_label(run)}"), "model", _with_checkpoint(file), _facts(run), made_from)
 
 
-def _with_checkpoint(file: Path) -> list[Path]:
-    return [file, file.parent / "best.ckpt"]
+def _with_checkpoint(file: Path) -> dict[str, Path]:
+    return _by_name(file, file.parent / "best.ckpt")
 
 
 def _name(run: Run, name: str) -> str:

@@ -63,7 +63,8 @@ class TensorBoard(Tracker, TensorBoardLogger):
 
     def close(self, status: str) -> None:
         """Write what waits to be written."""
-        self.finalize(status)
+        if self._experiment is not None:  # Lightning's finalize opens it
+            self.finalize(status)
 
 
 def _flat(settings: dict[str, Any], key: str = "") -> dict[str, bool | int | float | str]:
