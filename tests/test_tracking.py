@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,11 @@ from PIL import Image
 from space_ranger import write_folder
 from wandb_records import read_artifacts
 
+from soscope import artifacts
+from soscope.folder import RunFolder, write_text
 from soscope.loggers import make_loggers
+from soscope.read.base import hash_files
+from soscope.stages import Run
 
 WITHOUT_SECTION = [word for word in TINY if "options" not in word]
 
@@ -196,6 +201,36 @@ def test_a_command_that_comes_back_logs_what_it_does_alone(
     assert any(e.path.startswith("liver 1_rna_draws.zarr/") for e in result.manifest.contents)
     assert all(md5(Path(e.local_path)) == e.digest for e in result.manifest.contents)
     assert not any(e.ref for e in result.manifest.contents)
+
+
+def test_sections_prepared_elsewhere_are_used_and_not_made(offline: Path, logged: dict[str, Any]) -> None:
+    """As in a benchmark, whose methods share them."""
+    cfg = RunFolder(offline / "run").config()
+    cfg.benchmark = {"merge": "hex7"}
+    folder = RunFolder(offline / "method", prepared_in=offline / "run" / "prepared")
+    (encoder,) = artifacts.encoder(Run(cfg, folder, [], {}))
+    assert encoder.inside
+    assert [(a.name, a.inside) for a in encoder.made_from] == [("benchmark-prepared-liver-1", False)]
+
+
+def test_raw_files_belong_to_their_section_and_shared_ones_to_all(
+    compose: Callable, trained: Path, tmp_path: Path
+) -> None:
+    names = ["a/matrix.h5", "b/matrix.h5", "weights/matrix.h5"]
+    for name in names:
+        write_text(tmp_path / name, name)
+    cfg = compose(f"data.path=[{tmp_path / 'a'},{tmp_path / 'b'}]", "model=nb")
+    for section in ("a", "b"):
+        shutil.copytree(trained / "prepared" / "demo.zarr", tmp_path / "run" / "prepared" / f"{section}.zarr")
+    run = Run(cfg, RunFolder(tmp_path / "run"), [], hash_files([tmp_path / n for n in names]))
+    shared = (tmp_path / "weights" / "matrix.h5").as_posix().lstrip("/")
+    for section, made in zip("ab", artifacts.prepared(run), strict=True):
+        (given,) = made.made_from
+        assert given.paths == {
+            "matrix.h5": tmp_path / section / "matrix.h5",
+            shared: tmp_path / "weights" / "matrix.h5",
+        }
+        assert not given.inside
 
 
 @pytest.mark.slow
