@@ -2,9 +2,11 @@
 
     python scripts/spatial_cite_folder.py TABLES OUT
 
-``TABLES`` is ``spatial_cite_human_skin``: 283 proteins, ten genes, and positions of 2 x 2 subspots, which keep their order. ``OUT``
+``TABLES`` is ``spatial_cite_human_skin``: 283 proteins, ten genes, and positions of 2 x 2 subspots, in whose order
+they stay. ``OUT``
 gets ``label.npy`` (means per subspot, proteins first), ``adj.npy``, ``sub_adj.npy``, the positions, ``names.txt``, and the demo's
-two YAML files with the widths of these tables. Graphs link nearest neighbours; without an image all edges of subspots weigh the same.
+two YAML files with the widths of these tables. Graphs link nearest neighbours; without an image
+all edges of subspots weigh the same.
 """
 
 from __future__ import annotations
