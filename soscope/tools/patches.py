@@ -79,7 +79,7 @@ class ImagePatches(Patches):
         return {
             "image": self.image_hash,
             "positions": _hash(self.xy_px.astype(np.float64)),
-            "patch_px": f"{self.patch_px:g}",
+            "patch_px": f"{self.patch_px:.10g}",
             "input_px": str(self.input_px),
         }
 
