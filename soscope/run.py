@@ -188,6 +188,7 @@ TRAINING = Plan(
         "pretrain": Stage(stages.pretrain, on_every_rank=True),
         "finetune": Stage(stages.finetune, on_every_rank=True),
         "enhance": Stage(stages.enhance, settings=("enhance",), on_every_rank=True),
+        "cluster": Stage(stages.cluster, settings=("cluster",)),
         "report": Stage(stages.report, settings=("report",)),
     },
     check=_check_devices,
