@@ -134,7 +134,8 @@ def principal_axes(values: np.ndarray, n_components: int, seed: int, what: str) 
     what
         What the values are, for the error.
     """
-    pca = PCA(min(n_components, *values.shape), random_state=seed).fit(values)
+    with np.errstate(invalid="ignore"):  # shares of a variance of zero
+        pca = PCA(min(n_components, *values.shape), random_state=seed).fit(values)
     least = CONSTANT * max(float(np.square(values).mean()), float(pca.explained_variance_[0]))
     n_kept = int((pca.explained_variance_ > least).sum())
     if not n_kept:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -102,9 +103,9 @@ def _in_words(name: str, setting: str, criterion: str, found: Found) -> str:
 
 def as_categories(labels: np.ndarray) -> pd.Categorical:
     """Return labels as categories ``1``, ``2``, ..., the largest group first; missing where nothing is known."""
-    return pd.Categorical.from_codes(
-        labels.astype(np.int64), [str(i + 1) for i in range(int(labels.max(initial=UNKNOWN)) + 1)]
-    )
+    names = pd.Index([str(i + 1) for i in range(int(labels.max(initial=UNKNOWN)) + 1)], dtype=object)
+    found: Any = pd.Categorical.from_codes(labels, dtype=pd.CategoricalDtype(names))
+    return found
 
 
 def majority(labels: np.ndarray, parent: np.ndarray, n_spots: int) -> np.ndarray:

@@ -37,13 +37,13 @@ class Clusters:
         digits = ".1f" if self.tried["score"].abs().max() >= 100 else ".3f"
         return [
             {
-                "tried": f"{row.tried:g}",
-                "n_clusters": int(row.n_clusters),
-                "score": "" if np.isnan(row.score) else f"{row.score:,{digits}}",
-                "error": f"{row.error:.3f}" if row.error else "",
-                "chosen": row.chosen,
+                "tried": f"{row['tried']:g}",
+                "n_clusters": int(row["n_clusters"]),
+                "score": "" if np.isnan(row["score"]) else f"{row['score']:,{digits}}",
+                "error": f"{row['error']:.3f}" if row["error"] else "",
+                "chosen": row["chosen"],
             }
-            for row in self.tried.itertuples()
+            for row in self.tried.to_dict("records")
         ]
 
 
