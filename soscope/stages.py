@@ -177,6 +177,8 @@ def enhance(run: Run) -> None:
         write_result(frame, run.folder.result(section.name), files, blocks)
         scores += _against_truth(run, section)
         _draw(run, section, divider)
+    if is_main_process():
+        run.folder.clusters_file.unlink(missing_ok=True)  # they were those of the earlier result
     if scores:
         write_text(run.folder.comparison_file, pd.concat(scores).to_csv(index=False))
 

@@ -112,7 +112,7 @@ def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]
             pictures.append(Picture(figures.save(figure, file, cfg.report.dpi), f"{section}, {modality}: {feature}"))
     of_subspots = sdata.tables[contract.enhanced_name(modalities[0])].obs
     for clusters in clusters_of(folder, section):
-        if clusters.note is None:
+        if clusters.note is None and clusters.column in of_subspots:  # gone when stopped halfway
             file = folder.pictures / f"{section}_{clusters.column}.png"
             figure = draw_clusters(canvas, clusters, of_subspots[clusters.column])
             picture = Picture(figures.save(figure, file, cfg.report.dpi), f"{section}: clusters by {clusters.method}")
