@@ -244,8 +244,6 @@ def test_enhancing_again_clusters_again(run: Path, soscope: Callable) -> None:
     obs = anndata.read_h5ad(run / "demo_rna.h5ad").obs
     assert "soscope_gmm" in obs
     assert "soscope_leiden" not in obs
-    assert soscope("enhance", f"run={run}", "stages=[enhance]") == 0
-    assert not (run / "clusters.csv").exists(), "it would tell of columns that are gone"
 
 
 def test_a_section_without_clusters_is_said_and_the_run_goes_on(run: Path, soscope: Callable) -> None:
