@@ -12,13 +12,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, ListConfig, OmegaConf
 
+from soscope.cluster.settings import ClusterConfig
 from soscope.names import section_name
 from soscope.nn.schedule import Exponential
 from soscope.released.settings import demo_epochs, demo_rate
 
-STAGES = ("prepare", "pretrain", "finetune", "enhance", "report")
+STAGES = ("prepare", "pretrain", "finetune", "enhance", "cluster", "report")
 BENCHMARK_STAGES = ("prepare", "score", "compare")
-WITHOUT_EFFECT = ("stages", "traceback", "dry_run", "logger", "run", "enhance", "report", "validate")
+WITHOUT_EFFECT = ("stages", "traceback", "dry_run", "logger", "run", "enhance", "cluster", "report", "validate")
 """Groups that do not change what is trained, and so do not name a run folder; neither do these keys:"""
 WITHOUT_EFFECT_INSIDE = {
     "data": ("workers",),
@@ -26,6 +27,8 @@ WITHOUT_EFFECT_INSIDE = {
     "image": ("cache",),
     "benchmark": ("name", "seeds", "methods", "models"),
 }
+RETIRED = {"report": ("n_clusters",)}
+"""Settings of earlier versions that a run folder may hold; they have no counterpart today."""
 
 
 @dataclass
@@ -175,7 +178,6 @@ class ReportConfig:
 
     features: list[str] | None = None
     n_features: int = 6
-    n_clusters: int = 6
     dpi: int = 110
 
 
@@ -212,6 +214,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     enhance: EnhanceConfig = field(default_factory=EnhanceConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     benchmark: BenchmarkConfig | None = None
     validate: bool = False  # first score the model on these sections with their spots merged

@@ -8,12 +8,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from soscope.cluster.settings import ClusterConfig
 from soscope.config import BENCHMARK_STAGES, STAGES, paths_of, section_names
 from soscope.errors import ConfigError
 
 INF = math.inf
 BETWEEN = {
     "seed": (0, 2**31 - 1),
+    "cluster.fit_on": (100, INF),
+    "cluster.n_components": (1, 1000),
+    "cluster.n_neighbours": (2, 1000),
     "data.held_out": (0.0, 0.5),
     "data.memory_gb": (0.01, INF),
     "data.workers": (0, 256),
@@ -32,7 +36,6 @@ BETWEEN = {
     "objective.dropout": (0.0, 0.9),
     "objective.mask_share": (0.0, 0.9),
     "platform.pitch_um": (1e-3, INF),
-    "report.n_clusters": (1, 100),
     "split.subspots": (2, 10_000),
 }
 """Least and largest value by full key; a setting that is not set has none to be checked."""
@@ -54,6 +57,7 @@ def check(cfg: DictConfig) -> None:
     _check_ranges(cfg)
     _check_tiles(cfg)
     _check_model(cfg)
+    _check_clusters(cfg.cluster)
     if cfg.benchmark is not None:
         _check_benchmark(cfg)
     _check_names(cfg)
@@ -95,6 +99,26 @@ def _check_model(cfg: DictConfig) -> None:
         )
 
 
+def _check_clusters(cluster: DictConfig) -> None:
+    from soscope.cluster.criteria import CRITERIA  # late: they bring scikit-learn
+    from soscope.cluster.methods import METHODS
+
+    _one_of("cluster.methods", cluster.methods, tuple(METHODS))
+    if len(set(cluster.methods)) < len(cluster.methods):
+        raise ConfigError(f"cluster.methods={list(cluster.methods)} names one twice.")
+    _one_of("cluster.criterion", [cluster.criterion], tuple(CRITERIA))
+    limits = list(cluster.range)
+    if len(limits) != 2 or not 1 <= limits[0] <= limits[1] <= 100:
+        raise ConfigError(
+            f"cluster.range={limits} must be the least and the largest number, such as cluster.range=[1,15]."
+        )
+    resolutions = list(cluster.resolutions)
+    if not resolutions or len(set(resolutions)) < len(resolutions):
+        raise ConfigError(f"cluster.resolutions={resolutions} must name at least one, and none twice: [0.1,0.3,1.0].")
+    for resolution in resolutions:
+        _between("cluster.resolutions", resolution, 1e-3, 100.0)
+
+
 def _check_names(cfg: DictConfig) -> None:
     names = section_names(cfg)
     twice = sorted({n for n in names if names.count(n) > 1})
@@ -114,6 +138,8 @@ def _check_benchmark(cfg: DictConfig) -> None:
         raise ConfigError(
             f"enhance.draws={cfg.enhance.draws}, but a benchmark keeps no draws. Leave enhance.draws out."
         )
+    if cfg.cluster != OmegaConf.structured(ClusterConfig):
+        raise ConfigError("cluster.* groups the subspots of a trained run; a benchmark groups none. Leave it out.")
     seeds = list(cfg.benchmark.seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(

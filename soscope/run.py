@@ -211,6 +211,7 @@ TRAINING = Plan(
         "pretrain": Stage(stages.pretrain, on_every_rank=True, makes=artifacts.encoder),
         "finetune": Stage(stages.finetune, on_every_rank=True, makes=artifacts.model),
         "enhance": Stage(stages.enhance, settings=("enhance",), on_every_rank=True, makes=artifacts.results),
+        "cluster": Stage(stages.cluster, settings=("cluster",)),
         "report": Stage(stages.report, settings=("report",)),
     },
     check=_check_devices,

@@ -23,7 +23,7 @@ OUTSIDE = {
 ORDER = [
     *("errors", "matrices", "checks", "nn", "affine", "lattice", "kernels", "kriging"),
     *("posteriors", "likelihoods", "contract", "read", "prepare", "tools"),
-    *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "benchmark", "report"),
+    *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "cluster", "benchmark", "report"),
     *("loggers", "stages", "artifacts", "run", "methods", "benchmarking", "validating", "verbs", "cli"),
 ]
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, select_autoescape
-from sklearn.cluster import KMeans
 from spatialdata import SpatialData
 
 from soscope import contract
@@ -21,6 +19,7 @@ from soscope.errors import ConfigError
 from soscope.folder import RunFolder, write_text
 from soscope.report import figures
 from soscope.report.canvas import OUTLINED_UP_TO, Canvas
+from soscope.report.clusters import clusters_of, draw_clusters
 from soscope.report.trust import trust_of
 
 
@@ -57,6 +56,7 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
                 "name": name,
                 "facts": _facts_list(sdata, modalities) + _draws_list(cfg, folder, name, modalities),
                 "pictures": _maps(cfg, folder, sdata, modalities),
+                "clusters": clusters_of(folder, name),
             }
         )
     general = []
@@ -98,15 +98,6 @@ def chosen_features(cfg: Any, sdata: SpatialData, modality: str) -> list[str]:
     return list(cfg.report.features)
 
 
-def latent_clusters(latent: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
-    """Return k-means clusters of spots' latent means, ``(n_spots,)``, numbered by size."""
-    labels = KMeans(min(n_clusters, len(latent)), n_init=4, random_state=seed).fit_predict(latent)
-    order = np.argsort(-np.bincount(labels), kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return rank[labels]
-
-
 def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]) -> list[Picture]:
     section, canvas = contract.facts(sdata)["section"], Canvas.of(sdata)
     pictures = []
@@ -119,10 +110,14 @@ def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]
             file = folder.pictures / f"{section}_{modality}_{safe(feature)}.png"
             figure = figures.feature_maps(canvas, feature, share[:, i], mean[:, i], sd[:, i])
             pictures.append(Picture(figures.save(figure, file, cfg.report.dpi), f"{section}, {modality}: {feature}"))
-    clusters = latent_clusters(sdata.tables[modalities[0]].obsm["X_soscope"], cfg.report.n_clusters, cfg.seed)
-    file = folder.pictures / f"{section}_clusters.png"
-    figures.save(figures.cluster_map(canvas, clusters), file, cfg.report.dpi)
-    return [*pictures, Picture(file, f"{section}: clusters of the latent state")]
+    of_subspots = sdata.tables[contract.enhanced_name(modalities[0])].obs
+    for clusters in clusters_of(folder, section):
+        if clusters.note is None and clusters.column in of_subspots:  # gone when stopped halfway
+            file = folder.pictures / f"{section}_{clusters.column}.png"
+            figure = draw_clusters(canvas, clusters, of_subspots[clusters.column])
+            picture = Picture(figures.save(figure, file, cfg.report.dpi), f"{section}: clusters by {clusters.method}")
+            pictures.append(picture)
+    return pictures
 
 
 def _facts_list(sdata: SpatialData, modalities: list[str]) -> list[str]:
