@@ -52,6 +52,7 @@ def check(cfg: DictConfig) -> None:
     _one_of("enhance.posterior", [cfg.enhance.posterior], ("conditional", "prior"))
     _check_objective(cfg)
     _check_ranges(cfg)
+    _check_scaling(cfg)
     _check_tiles(cfg)
     _check_model(cfg)
     if cfg.benchmark is not None:
@@ -68,6 +69,12 @@ def _check_ranges(cfg: DictConfig) -> None:
         _between(f"{stage}.steps_per_epoch", cfg[stage].steps_per_epoch, len(paths_of(cfg)), INF)
 
 
+def _check_scaling(cfg: DictConfig) -> None:
+    low_high = list(cfg.image.scaling)
+    if len(low_high) != 2 or not 0 <= low_high[0] < low_high[1] <= 100:
+        raise ConfigError(f"image.scaling={low_high} must be two percentiles, as in image.scaling=[1,99.8].")
+
+
 def _check_tiles(cfg: DictConfig) -> None:
     spots = cfg.data.tile_spots
     if spots != "auto" and not (isinstance(spots, int) and spots > 0):
@@ -75,6 +82,11 @@ def _check_tiles(cfg: DictConfig) -> None:
 
 
 def _check_model(cfg: DictConfig) -> None:
+    if cfg.validate and cfg.image.features is not None:
+        raise ConfigError(
+            f"validate=true merges spots, whose parts are none of the subspots that image.features={cfg.image.features} has rows "
+            "for. Leave one of them out."
+        )
     if cfg.split.extent == "spot" and cfg.platform.spot_diameter_um is None:
         raise ConfigError(
             f"split.extent=spot needs platform.spot_diameter_um, which platform={cfg.platform.name} does not set."

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from PIL import Image
+from PIL import Image, ImageSequence
 from spatialdata import SpatialData
 
 from soscope import contract
@@ -145,13 +145,41 @@ def as_rgb(image: np.ndarray, where: str) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+def as_image(image: np.ndarray, where: str, channels: Sequence[str] | None = None) -> np.ndarray:
+    """Return an image ``(channels, height, width)`` as a section keeps it: colour as `as_rgb`, fluorescence as it is.
+
+    Parameters
+    ----------
+    image
+        8-bit grey, RGB or RGBA become RGB. Other numbers of channels, 16 bits and floating point stay, and so does everything
+        whose ``channels`` have names.
+    where
+        The file, for messages.
+    channels
+        Names of the channels, for `soscope.contract.new_section`; `prepare` chooses among them.
+    """
+    if channels is None and image.dtype == np.uint8 and image.shape[0] in (1, 3, 4):
+        return as_rgb(image, where)
+    if image.dtype == np.int32 and image.min() >= 0 and image.max() <= np.iinfo(np.uint16).max:
+        image = image.astype(np.uint16)  # how 16-bit PNG files are opened
+    if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
+        raise DataError(
+            f"{where}: expected an image of 8 or 16 bits or of floating point, found {image.dtype}. Convert it."
+        )
+    if not np.isfinite(image).all():
+        raise DataError(f"{where}: some pixels are not finite. Replace them before running.")
+    return np.ascontiguousarray(image)
+
+
 def open_image(file: Path) -> np.ndarray:
-    """Return an image file as ``(channels, height, width)``, however many pixels it has; `DataError` when it is damaged."""
+    """Return an image file as ``(channels, height, width)``, however many pixels it has; `DataError` when it is damaged.
+
+    Grey pages of one size in a TIFF file are the channels of a fluorescence image; of others the first page counts.
+    """
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a slide is no decompression bomb
     try:
         with Image.open(file) as image:
-            plain = image.mode in ("L", "RGB", "RGBA") or image.mode.startswith(("I", "F"))
-            pixels = np.asarray(image if plain else image.convert("RGB"))
+            pages = [_pixels(page) for page in ImageSequence.Iterator(image) if page.size == image.size]
     except Exception as error:
         raise DataError(
             f"'{file}' cannot be read as an image ({type(error).__name__}: {error}). It may be truncated: compare its size "
@@ -159,8 +187,15 @@ def open_image(file: Path) -> np.ndarray:
         ) from error
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-    channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-    return as_rgb(channels, f"'{file}'")
+    if len(pages) > 1 and all(page.ndim == 2 for page in pages):
+        return as_image(np.stack(pages), f"'{file}'", [f"page {i}" for i in range(len(pages))])
+    pixels = pages[0]
+    return as_image(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0), f"'{file}'")
+
+
+def _pixels(page: Image.Image) -> np.ndarray:
+    plain = page.mode in ("L", "RGB", "RGBA") or page.mode.startswith(("I", "F"))
+    return np.asarray(page if plain else page.convert("RGB"))
 
 
 def existing_folder(path: Path | None, what: str) -> Path:
