@@ -50,7 +50,7 @@ def check(cfg: DictConfig) -> None:
     _one_of("stages", cfg.stages, STAGES if cfg.benchmark is None else BENCHMARK_STAGES)
     _one_of("split.extent", [cfg.split.extent], ("cell", "spot"))
     _one_of("enhance.posterior", [cfg.enhance.posterior], ("conditional", "prior"))
-    _check_objective(cfg)
+    _check_names_of_classes(cfg)
     _check_ranges(cfg)
     _check_scaling(cfg)
     _check_tiles(cfg)
@@ -136,9 +136,11 @@ def _check_benchmark(cfg: DictConfig) -> None:
         raise ConfigError("data.truth is the truth of one section, data.path names several. Benchmark them one by one.")
 
 
-def _check_objective(cfg: DictConfig) -> None:
+def _check_names_of_classes(cfg: DictConfig) -> None:
     from soscope.build import OBJECTIVES  # late: it brings torch and Lightning, which `soscope --help` can do without
+    from soscope.prepare.encoders import ENCODERS
 
+    _one_of("image.encoder", [cfg.image.encoder], tuple(sorted(ENCODERS)))
     _one_of("objective.name", [cfg.objective.name], tuple(OBJECTIVES))
     for key, value in (cfg.objective.fixed or {}).items():
         found = OmegaConf.select(cfg, key)

@@ -21,7 +21,7 @@ OUTSIDE = {
     "scanpy",
 }
 ORDER = [
-    *("errors", "matrices", "checks", "nn", "affine", "lattice", "kernels", "kriging"),
+    *("errors", "channels", "matrices", "checks", "nn", "affine", "lattice", "kernels", "kriging"),
     *("posteriors", "likelihoods", "contract", "read", "prepare"),
     *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "benchmark", "report"),
     *("stages", "run", "methods", "benchmarking", "validating", "verbs", "cli"),

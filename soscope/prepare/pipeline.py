@@ -114,7 +114,7 @@ def _image_features(cfg: Any, placed: Sequence[Placed], encoders: Sequence[Image
     if given:
         return {"given": _given_features(cfg, placed, given)}
     views = [_view(cfg, p, [one.name for one in placed]) for p in placed]
-    blocks = {e.name: _together(e, views) for e in encoders}
+    blocks = {e.name: together(e, views) for e in encoders}
     return {
         name: reduce_features(block, cfg.image.n_components, cfg.seed)
         for name, block in blocks.items()
@@ -122,7 +122,7 @@ def _image_features(cfg: Any, placed: Sequence[Placed], encoders: Sequence[Image
     }
 
 
-def _together(encoder: ImageEncoder, views: Sequence[SectionView]) -> np.ndarray:
+def together(encoder: ImageEncoder, views: Sequence[SectionView]) -> np.ndarray:
     """Return one encoder's features, rows of all sections one after another."""
     parts = [encoder.features_of(view) for view in views]
     widths = [part.shape[1] for part in parts]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -176,21 +177,41 @@ def open_image(file: Path) -> np.ndarray:
 
     Grey pages of one size in a TIFF file are the channels of a fluorescence image; of others the first page counts.
     """
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a slide is no decompression bomb
     try:
-        with Image.open(file) as image:
+        with _no_limit(), Image.open(file) as image:
             pages = [_pixels(page) for page in ImageSequence.Iterator(image) if page.size == image.size]
     except Exception as error:
         raise DataError(
             f"'{file}' cannot be read as an image ({type(error).__name__}: {error}). It may be truncated: compare its size "
             "with the original's."
         ) from error
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
     if len(pages) > 1 and all(page.ndim == 2 for page in pages):
-        return as_image(np.stack(pages), f"'{file}'", [f"page {i}" for i in range(len(pages))])
+        return as_image(np.stack(pages), f"'{file}'", [f"channel_{i}" for i in range(len(pages))])
     pixels = pages[0]
     return as_image(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0), f"'{file}'")
+
+
+@contextmanager
+def _no_limit() -> Iterator[None]:
+    """Let Pillow open however many pixels: a slide is no decompression bomb."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def page_names(file: Path) -> list[str] | None:
+    """Return names for the grey pages of one size in a TIFF file, which are channels; ``None`` for any other image."""
+    try:
+        with _no_limit(), Image.open(file) as image:
+            number = getattr(image, "n_frames", 1)
+            grey = number > 1 and all(
+                p.size == image.size and len(p.getbands()) == 1 for p in ImageSequence.Iterator(image)
+            )
+    except OSError:  # a kind of file that another library opens
+        return None
+    return [f"channel_{i}" for i in range(number)] if grey else None
 
 
 def _pixels(page: Image.Image) -> np.ndarray:

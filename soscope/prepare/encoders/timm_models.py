@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -97,16 +98,21 @@ class TimmModel(WithWeights, name="timm"):
 
 
 def layers_by_name(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace names of layers, in options that end in ``_layer``, by the classes of timm or torch of that name."""
-    return {k: _layer(k, v) if k.endswith("_layer") and isinstance(v, str) else v for k, v in options.items()}
+    """Replace names of classes, in options that end in ``_layer``, by the layers of timm or torch of that name.
+
+    Names in small letters are timm's own and stay.
+    """
+    named = {k for k, v in options.items() if k.endswith("_layer") and isinstance(v, str) and v[:1].isupper()}
+    return {k: _layer(k, v) if k in named else v for k, v in options.items()}
 
 
-def _layer(option: str, name: str) -> type[nn.Module]:
+def _layer(option: str, name: str) -> Any:
     from timm import layers
 
     for module in (layers, nn):
         found = getattr(module, name, None)
-        if isinstance(found, type) and issubclass(found, nn.Module):
+        kind = found.func if isinstance(found, partial) else found
+        if isinstance(kind, type) and issubclass(kind, nn.Module):
             return found
     raise ConfigError(
         f"image.options.{option}={name} is no layer of timm.layers or torch.nn (such as SwiGLUPacked, SiLU)."
