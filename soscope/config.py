@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, ListConfig, OmegaConf
 
+from soscope.channels import PERCENTILES
 from soscope.cluster.settings import ClusterConfig
 from soscope.names import section_name
 from soscope.nn.schedule import Exponential
@@ -96,9 +97,16 @@ class ImageConfig:
 
     encoder: str = MISSING
     weights: str | None = None
+    model: str | None = None  # encoder=timm: a name of timm, or hf-hub:owner/model
+    features: Any = None  # encoder=precomputed: a file, or one per section
+    options: dict[str, Any] = field(default_factory=dict)  # what the encoder takes besides
+    channels: Any = None  # names or numbers of the channels it sees; null: all
+    scaling: list[float] = field(
+        default_factory=lambda: list(PERCENTILES)
+    )  # percentiles of a channel that become 0 and 1
     color: bool = True
     patch_width_um: float | None = None
-    input_px: int = 96
+    input_px: int | None = 96  # null: what the encoder wants
     batch_size: int = 64
     n_components: int = 32
     smoothing: float = 0.5

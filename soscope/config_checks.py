@@ -53,8 +53,9 @@ def check(cfg: DictConfig) -> None:
     _one_of("stages", cfg.stages, STAGES if cfg.benchmark is None else BENCHMARK_STAGES)
     _one_of("split.extent", [cfg.split.extent], ("cell", "spot"))
     _one_of("enhance.posterior", [cfg.enhance.posterior], ("conditional", "prior"))
-    _check_objective(cfg)
+    _check_names_of_classes(cfg)
     _check_ranges(cfg)
+    _check_scaling(cfg)
     _check_tiles(cfg)
     _check_model(cfg)
     _check_clusters(cfg.cluster)
@@ -72,6 +73,12 @@ def _check_ranges(cfg: DictConfig) -> None:
         _between(f"{stage}.steps_per_epoch", cfg[stage].steps_per_epoch, len(paths_of(cfg)), INF)
 
 
+def _check_scaling(cfg: DictConfig) -> None:
+    low_high = list(cfg.image.scaling)
+    if len(low_high) != 2 or not 0 <= low_high[0] < low_high[1] <= 100:
+        raise ConfigError(f"image.scaling={low_high} must be two percentiles, as in image.scaling=[1,99.8].")
+
+
 def _check_tiles(cfg: DictConfig) -> None:
     spots = cfg.data.tile_spots
     if spots != "auto" and not (isinstance(spots, int) and spots > 0):
@@ -79,6 +86,11 @@ def _check_tiles(cfg: DictConfig) -> None:
 
 
 def _check_model(cfg: DictConfig) -> None:
+    if cfg.validate and cfg.image.features is not None:
+        raise ConfigError(
+            f"validate=true merges spots, whose parts are none of the subspots that image.features={cfg.image.features} has rows "
+            "for. Leave one of them out."
+        )
     if cfg.split.extent == "spot" and cfg.platform.spot_diameter_um is None:
         raise ConfigError(
             f"split.extent=spot needs platform.spot_diameter_um, which platform={cfg.platform.name} does not set."
@@ -158,9 +170,11 @@ def _check_benchmark(cfg: DictConfig) -> None:
         raise ConfigError("data.truth is the truth of one section, data.path names several. Benchmark them one by one.")
 
 
-def _check_objective(cfg: DictConfig) -> None:
+def _check_names_of_classes(cfg: DictConfig) -> None:
     from soscope.build import OBJECTIVES  # late: it brings torch and Lightning, which `soscope --help` can do without
+    from soscope.prepare.encoders import ENCODERS
 
+    _one_of("image.encoder", [cfg.image.encoder], tuple(sorted(ENCODERS)))
     _one_of("objective.name", [cfg.objective.name], tuple(OBJECTIVES))
     for key, value in (cfg.objective.fixed or {}).items():
         found = OmegaConf.select(cfg, key)
