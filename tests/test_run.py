@@ -69,7 +69,7 @@ def test_run_folder_holds_what_the_docs_promise(trained: Path) -> None:
 
 def test_report_is_self_contained(trained: Path) -> None:
     page = (trained / "report.html").read_text()
-    assert page.count("data:image/png;base64,") == len(list((trained / "pictures").glob("*.png"))) > 6
+    assert page.count('<img src="data:image/png;base64,') == len(list((trained / "pictures").glob("*.png"))) > 6
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert "spread over its whole cell" in page
     scores = pd.read_csv(trained / "comparison.csv")

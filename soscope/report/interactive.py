@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import singledispatch
 from io import BytesIO
 from typing import Any
 
@@ -39,14 +37,12 @@ from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.report import figures
-from soscope.report.canvas import OBSERVED_COLOURS, SD_COLOURS, Canvas, Marks, Outlines, Points
+from soscope.report.canvas import OBSERVED_COLOURS, SD_COLOURS, Canvas
+from soscope.report.layers import OPACITY, Layer, layer_of
 from soscope.report.quantised import BYTES_IN_PAGE, Quantised, features_that_fit
 
-SHAPES_UP_TO = 15_000
-"""Outlines up to which a browser follows the mouse while it draws them; more are drawn as pixels."""
-PIXELS, TISSUE_PX = 500, 1400
-"""Pixels of the longer side of a map drawn as pixels, and of the tissue image under it."""
-WIDTH, OPACITY = 350, 0.8
+TISSUE_PX, WIDTH = 1400, 350
+"""Pixels of the longer side of the tissue image, and of a plot's width."""
 PALETTES = (OBSERVED_COLOURS.capitalize(), SD_COLOURS.capitalize())
 """What bokeh calls the colours of the other pictures."""
 SHOW_FEATURE = """
@@ -63,78 +59,7 @@ mappers.forEach((mapper, k) => mapper.setv({low: shown_low[k][i], high: shown_hi
 plots.forEach((plot, k) => { plot.title.text = features[i] + ": " + titles[k] })
 new Set(sources).forEach((source) => source.change.emit())
 """
-"""What the browser does when a feature is chosen: the same as `Layer.values` for each column."""
-
-
-@dataclass
-class Layer:
-    """What stands for the rows of a table in the browser.
-
-    Attributes
-    ----------
-    source
-        Outlines or pixels, and columns of values, in micrometres.
-    rows
-        Rows of the table whose values are shown, ``(n_shown,)``.
-    pixel
-        Which of them a pixel shows, -1 for none, ``(height, width)``; ``None`` for outlines.
-    glyph, place, alphas
-        Name of bokeh's glyph, where it lies, and its properties that say how opaque it is.
-    """
-
-    source: ColumnDataSource
-    rows: np.ndarray
-    pixel: np.ndarray | None
-    glyph: str
-    place: dict[str, Any]
-    alphas: tuple[str, ...]
-
-    def values(self, name: str, of_rows: np.ndarray) -> None:
-        """Fill a column with the values ``(n_shown,)`` of a feature."""
-        if self.pixel is None:
-            self.source.data[name] = of_rows
-        else:
-            self.source.data[name] = [np.append(of_rows, np.float32(np.nan))[self.pixel]]
-
-    def draw(self, plot: figure, name: str, mapper: LinearColorMapper) -> Any:
-        """Draw a column; returns bokeh's glyph renderer."""
-        opacity = dict.fromkeys(self.alphas, OPACITY)
-        if self.pixel is None:
-            colour = {"field": name, "transform": mapper}
-            return plot.patches(source=self.source, fill_color=colour, line_color=None, **self.place, **opacity)
-        return plot.image(name, source=self.source, color_mapper=mapper, **self.place, **opacity)
-
-
-@singledispatch
-def layer_of(marks: Marks, names: Sequence[str], um_per_px: float) -> Layer:
-    """Return what stands for marks in the browser, ``names`` being those of their rows."""
-    raise NotImplementedError(f"{type(marks).__name__} cannot be shown in a page.")
-
-
-@layer_of.register
-def _(marks: Outlines, names: Sequence[str], um_per_px: float) -> Layer:
-    if len(marks.polygons) > SHAPES_UP_TO:
-        return _pixels(np.stack([polygon[:-1].mean(0) for polygon in marks.polygons]), um_per_px)
-    corners = [(polygon[:-1] * um_per_px).astype(np.float32) for polygon in marks.polygons]
-    data = {"xs": [c[:, 0] for c in corners], "ys": [c[:, 1] for c in corners], "name": list(names)}
-    place = {"xs": "xs", "ys": "ys"}
-    return Layer(ColumnDataSource(data), np.arange(len(corners)), None, "patches", place, ("fill_alpha",))
-
-
-@layer_of.register
-def _(marks: Points, names: Sequence[str], um_per_px: float) -> Layer:
-    return _pixels(marks.xy, um_per_px)
-
-
-def _pixels(xy: np.ndarray, um_per_px: float) -> Layer:
-    """Return pixels that show the nearest of some centres; a centre without a pixel is left out."""
-    points = Points(xy, PIXELS)
-    rows, pixel = np.unique(points.nearest, return_inverse=True)
-    empty = rows == len(xy)  # the last, if any
-    pixel = np.where(empty[pixel], -1, pixel).reshape(points.nearest.shape).astype(np.int32)
-    left, right, bottom, top = (float(v) * um_per_px for v in points.extent)
-    place = {"x": left, "y": top, "dw": right - left, "dh": bottom - top}
-    return Layer(ColumnDataSource(), rows[~empty], pixel, "image", place, ("global_alpha",))
+"""What the browser does when a feature is chosen: the same as `Layer.show` for each column."""
 
 
 @dataclass
@@ -226,7 +151,7 @@ def _layout(features: list[str], shown: list[Shown], limits: list[np.ndarray], p
     for plot, part in zip(plots, shown, strict=True):
         if tissue is not None:
             plot.image_url(url="url", x="x", y="y", w="w", h="h", source=tissue)
-        part.layer.values(part.column, part.values.of_feature(0))
+        part.layer.show(part.column, part.values.of_feature(0))
         drawn = part.layer.draw(plot, part.column, part.mapper)
         plot.title.text = f"{features[0]}: {part.title}"
         plot.add_tools(HoverTool(renderers=[drawn], tooltips=_tooltips(part, shown)))

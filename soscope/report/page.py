@@ -122,9 +122,7 @@ def _interactive(
     ]
 
 
-def _maps(
-    cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str], canvas: Canvas
-) -> list[Picture]:
+def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str], canvas: Canvas) -> list[Picture]:
     section = contract.facts(sdata)["section"]
     pictures = []
     for modality in modalities:

@@ -8,7 +8,7 @@ import numpy as np
 
 LEVELS = 65_535
 BYTES_IN_PAGE = 2 * 4 / 3
-"""Of a value: 16 bits, written as base64."""
+"""Of a value, at most: 16 bits, written as base64 (bokeh packs them before, the better the more zeros there are)."""
 
 
 @dataclass(frozen=True)
