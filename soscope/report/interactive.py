@@ -58,6 +58,7 @@ columns.forEach((name, k) => {
 mappers.forEach((mapper, k) => mapper.setv({low: shown_low[k][i], high: shown_high[k][i]}))
 plots.forEach((plot, k) => { plot.title.text = features[i] + ": " + titles[k] })
 new Set(sources).forEach((source) => source.change.emit())
+search.value = ""
 """
 """What the browser does when a feature is chosen: the same as `Layer.show` for each column."""
 
@@ -160,7 +161,7 @@ def _layout(features: list[str], shown: list[Shown], limits: list[np.ndarray], p
             opacity.js_link("value", drawn.glyph, alpha)
     search = AutocompleteInput(
         title=f"Feature ({len(features):,} to choose from)",
-        value=features[0],
+        placeholder="part of a name, then Enter",
         completions=features,
         case_sensitive=False,
         search_strategy="includes",
