@@ -178,6 +178,7 @@ def opened(chrome: Any, page: Path) -> None:
     time.sleep(0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("drawn_as", ["outlines", "pixels"])
 def test_in_a_browser_without_a_network(
     drawn_as: str,
@@ -217,11 +218,8 @@ def test_in_a_browser_without_a_network(
     for old, new in zip(before, after, strict=True):
         assert (np.abs(old - new).max(-1) > 8).mean() > 0.02
 
-    middle = browser.execute_script(
-        "const r = document.querySelector('.map').getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]"
-    )
     still = state(browser)
-    at = ActionChains(browser).move_by_offset(*map(int, middle))
+    at = ActionChains(browser).move_to_element(browser.find_element("css selector", ".map"))
     at.click_and_hold().move_by_offset(40, 25).release().perform()
     panned = until(lambda: [r[1:] for r in state(browser)] != [r[1:] for r in still] and state(browser))
     assert panned[0][1:] == panned[1][1:] == panned[2][1:]
