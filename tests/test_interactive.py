@@ -162,8 +162,9 @@ def pictures(chrome: Any) -> list[np.ndarray]:
     from PIL import Image
 
     where = chrome.execute_script(
-        "const found = []; const seek = (view) => { if (view.model.type == 'Figure') { const b = view.el.getBoundingClientRect(),"
-        " f = view.frame.bbox; found.push([b.x + f.x, b.y + f.y, f.width, f.height]) } else for (const v of view.children()) seek(v) };"
+        "const found = []; const seek = (view) => { if (view.model.type == 'Figure') {"
+        " const b = view.el.getBoundingClientRect(), f = view.frame.bbox;"
+        " found.push([b.x + f.x, b.y + f.y, f.width, f.height]) } else for (const v of view.children()) seek(v) };"
         "for (const view of Object.values(Bokeh.index)) seek(view); return found"
     )
     screen = np.asarray(Image.open(BytesIO(chrome.get_screenshot_as_png())).convert("RGB")).astype(int)
