@@ -187,6 +187,8 @@ class ReportConfig:
     features: list[str] | None = None
     n_features: int = 6
     dpi: int = 110
+    interactive: bool = True  # maps to move about in, with a search for features
+    interactive_mb: float = 20.0  # megabytes of the page their values may take
 
 
 @dataclass

@@ -36,6 +36,7 @@ BETWEEN = {
     "objective.dropout": (0.0, 0.9),
     "objective.mask_share": (0.0, 0.9),
     "platform.pitch_um": (1e-3, INF),
+    "report.interactive_mb": (0.01, 2000.0),
     "split.subspots": (2, 10_000),
 }
 """Least and largest value by full key; a setting that is not set has none to be checked."""

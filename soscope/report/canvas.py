@@ -69,11 +69,11 @@ class Outlines(Marks):
 class Points(Marks):
     """Centres in pixels, drawn as a picture whose pixels show the nearest of them; none where all are too far."""
 
-    def __init__(self, xy: np.ndarray) -> None:
+    def __init__(self, xy: np.ndarray, drawn_px: int = DRAWN_PX) -> None:
         self.xy = np.asarray(xy, dtype=np.float64)
         self.distance = typical_distance(self.xy) or 1.0
         low, high = self.bounds()
-        step = max(self.distance / FINEST, float((high - low).max()) / DRAWN_PX)
+        step = max(self.distance / FINEST, float((high - low).max()) / drawn_px)
         axes = [np.arange(start, stop + step, step) for start, stop in zip(low, high, strict=True)]
         grid = np.stack(np.meshgrid(*axes), -1)
         reach = REACH * max(self.distance, step)

@@ -17,7 +17,7 @@ from soscope import contract
 from soscope.config import resolved
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder, write_text
-from soscope.report import figures
+from soscope.report import figures, interactive
 from soscope.report.canvas import OUTLINED_UP_TO, Canvas
 from soscope.report.clusters import clusters_of, draw_clusters
 from soscope.report.trust import trust_of
@@ -49,13 +49,16 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
         When ``report.features`` names a feature that was not enhanced.
     """
     shown: list[dict[str, Any]] = []
+    limit_mb = cfg.report.interactive_mb / (len(sections) * len(modalities))
     for name in sections:
         sdata = contract.open_result(folder.result(name), OUTLINED_UP_TO)
+        canvas = Canvas.of(sdata)
         shown.append(
             {
                 "name": name,
                 "facts": _facts_list(sdata, modalities) + _draws_list(cfg, folder, name, modalities),
-                "pictures": _maps(cfg, folder, sdata, modalities),
+                "maps": _interactive(cfg, sdata, modalities, canvas, limit_mb),
+                "pictures": _maps(cfg, folder, sdata, modalities, canvas),
                 "clusters": clusters_of(folder, name),
             }
         )
@@ -72,6 +75,7 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
         general.append(Picture(file, "Against the simulated truth"))
     page = template("report.html").render(
         sections=shown,
+        scripts=interactive.embed([m for s in shown for m in s["maps"]]),
         general=general,
         trust=trust_of(folder),
         scores=None if scores is None else scores.reset_index().to_dict("records"),
@@ -98,8 +102,19 @@ def chosen_features(cfg: Any, sdata: SpatialData, modality: str) -> list[str]:
     return list(cfg.report.features)
 
 
-def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]) -> list[Picture]:
-    section, canvas = contract.facts(sdata)["section"], Canvas.of(sdata)
+def _interactive(
+    cfg: Any, sdata: SpatialData, modalities: list[str], canvas: Canvas, limit_mb: float
+) -> list[interactive.FeatureMap]:
+    if not cfg.report.interactive:
+        return []
+    return [
+        interactive.feature_map(sdata, modality, canvas, chosen_features(cfg, sdata, modality), limit_mb)
+        for modality in modalities
+    ]
+
+
+def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str], canvas: Canvas) -> list[Picture]:
+    section = contract.facts(sdata)["section"]
     pictures = []
     for modality in modalities:
         features = chosen_features(cfg, sdata, modality)
