@@ -117,7 +117,7 @@ class DbitReader(Reader, name="dbit"):
                 )
         except Exception as error:
             raise DataError(
-                f"'{folder}' cannot be read ({type(error).__name__}: {error}). Expected "
+                f"'{folder}' cannot be read ({type(error).__name__}: {str(error).splitlines()[0]}). Expected "
                 f"rows of '{files[0].name}' named by 8 bases "
                 f"of barcode B, then 8 of A, and '{files[1].name}' with a line per barcode: A1 or B1, a tab, its bases."
             ) from error

@@ -174,7 +174,7 @@ def read_wide(file: Path, names: str | None) -> pd.DataFrame:
     if names is not None and names not in header:
         raise DataError(f"'{file}': no column '{names}'; it has {', '.join(header[:8])}, ... See data.options.names.")
     column = 0 if names is None else header.index(names)
-    rows = pd.Index(body.iloc[:, column].astype(str))
+    rows = pd.Index(body.iloc[:, column].astype(str).to_numpy())
     body.columns = pd.Index(header)
     return body.iloc[:, [i for i in range(len(header)) if i != column]].set_axis(rows)
 
