@@ -42,7 +42,7 @@ ARRAY = {"array_row": "r", "array_col": "c"}
 def test_tables_apart_and_together_give_the_same_section(tmp_path: Path, compose: Callable, cache: Path) -> None:
     together = write_tables(tmp_path / "liver")
     together.to_csv(tmp_path / "liver.csv", index=False)
-    apart = TableReader(**APART, **ARRAY, image_file="he.png").read(tmp_path / "liver")
+    apart = TableReader(**APART, **ARRAY, names="barcode", image_file="he.png").read(tmp_path / "liver")
     one = TableReader(x="px", y="py", names="barcode", ignore=["cluster"], **ARRAY).read(tmp_path / "liver.csv")
     assert apart.name == one.name == "liver"
     for raw in (apart, one):

@@ -51,11 +51,16 @@ class AnnDataReader(Reader, name="anndata"):
 
     def inputs(self, path: Path | None) -> list[Path]:
         """List the file and the slide."""
-        slide = [] if self.image_file is None else [Path(self.image_file).expanduser()]
-        for file, option in ((path, "path"), *((f, "options.image_file") for f in slide)):
-            if file is None or not file.is_file():
-                raise DataError(f"data.{option}='{file}' is not a file.")
-        return [Path(str(path)), *slide]
+        if path is None or not path.is_file():
+            raise DataError(f"data.path='{path}' is not a file. Point it at an .h5ad file.")
+        if self.image_file is None:
+            return [path]
+        slide = Path(self.image_file).expanduser()
+        if not slide.is_file():
+            raise DataError(
+                f"data.options.image_file='{slide}' is not a file. Leave it out to use the image inside '{path}'."
+            )
+        return [path, slide]
 
     def read(self, path: Path | None) -> RawSection:
         """Read one file; spots with ``in_tissue`` other than 1 are left out."""

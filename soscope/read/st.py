@@ -92,8 +92,7 @@ def read_counts(file: Path, sep: str = "\t") -> AnnData:
     except Exception as error:
         raise DataError(
             f"'{file}' cannot be read as a {SEPARATED[sep]}-separated table ({type(error).__name__}: {error}). It is "
-            "damaged, truncated, "
-            "or another kind of file; name the counts with data.options.counts_file=..."
+            "damaged, truncated, or another kind of file; name the counts with data.options.counts_file=..."
         ) from error
     features = header.iloc[len(header) - body.shape[1] :] if len(header) >= body.shape[1] else header
     if not len(body) or len(features) != body.shape[1] or len(header) > body.shape[1] + 1:

@@ -41,7 +41,7 @@ class TableReader(Reader, name="table"):
     image_file
         Image beside the counts, whose pixels positions are in; null without one.
     names
-        Column of spot names; null: the first.
+        Column of spot names in the table that has positions; null: the first. Counts by themselves are named by their first.
     x, y, array_row, array_col
         Columns of positions, and of array coordinates where there are any.
     ignore
@@ -96,7 +96,7 @@ class TableReader(Reader, name="table"):
     def read(self, path: Path | None) -> RawSection:
         """Read one section; spots without counts, or without a position, are left out."""
         files = self.inputs(path)
-        section = section_name(Path(str(path)))
+        section = section_name(path or files[0])
         where = f"section '{section}', '{files[0].name}'"
         table, position = self._table(files)
         check_names(table, where)
@@ -120,9 +120,10 @@ class TableReader(Reader, name="table"):
 
     def _table(self, files: list[Path]) -> tuple[AnnData, pd.DataFrame]:
         """Return counts and, row by row, x, y and perhaps array coordinates."""
-        counts = read_wide(files[0], self.names)
-        where = counts if self.positions_file is None else read_wide(files[1], self.names)
-        file = files[0] if self.positions_file is None else files[1]
+        together = self.positions_file is None
+        file = files[0] if together else files[1]
+        where = read_wide(file, self.names)
+        counts = where if together else read_wide(files[0], None)
         missing = [c for c in (self.x, self.y) if c not in where]
         if missing:
             raise DataError(
@@ -131,7 +132,7 @@ class TableReader(Reader, name="table"):
             )
         array = [c for c in (self.array_row, self.array_col) if c in where]
         wanted = [self.x, self.y, *array] if len(array) == 2 else [self.x, self.y]
-        other = {*wanted, *map(str, self.ignore), ""} if self.positions_file is None else {*map(str, self.ignore), ""}
+        other = {*map(str, self.ignore), "", *(wanted if together else [])}
         unknown = [c for c in map(str, self.ignore) if c not in counts]
         if unknown:
             raise ConfigError(f"data.options.ignore names '{unknown[0]}', which is no column of '{files[0]}'.")
