@@ -11,8 +11,10 @@ import pytest
 from xenium_folder import ALIGNED, CONTROLS, GENES, PIXEL_UM, SIDE_UM, STEP_UM, write_xenium
 
 from soscope import contract
+from soscope.benchmark.merge import merge
 from soscope.benchmarking import true_profiles
 from soscope.errors import ConfigError, DataError
+from soscope.lattice import make_lattice
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import XeniumReader
 
@@ -91,3 +93,10 @@ def test_what_bad_folders_and_options_say(folder: Path, tmp_path: Path) -> None:
         XeniumReader().read(broken)
     with pytest.raises(DataError, match="not a folder.*Xenium"):
         XeniumReader().read(tmp_path / "nowhere")
+
+
+def test_bins_merge_into_wider_ones(folder: Path, compose: Callable) -> None:
+    """What a benchmark merges has a pitch of its own, which the bins' width must not contradict."""
+    merged = merge(XeniumReader(grid_um=40).read(folder), "2x2", make_lattice("square"))
+    cfg = compose("data=xenium", f"data.path='{folder}'", "platform=xenium", "image=none", "platform.pitch_um=80")
+    assert contract.facts(prepare_sections(cfg, [merged.sdata])[0])["um_per_px"] == pytest.approx(1)
