@@ -201,6 +201,8 @@ def _choices(verb: str, *matches: re.Match[str] | None) -> str:
     if not OmegaConf.is_dict(node) or not len(node):
         return ""
     keys = list(node.keys())
+    if not keys:  # a reader's own
+        return f"\n`soscope {verb} data=... --cfg job` lists what {parent} holds for that reader."
     close = difflib.get_close_matches(name, keys, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"\n{hint}Keys of {parent or 'the config'}: {', '.join(map(str, keys))}."

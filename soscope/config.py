@@ -249,6 +249,7 @@ def register(verb: str = "train", root: type = Config) -> None:
     if root is not Config:
         ConfigStore.instance().store(name=f"soscope_{verb}", node=root)
     OmegaConf.register_new_resolver("soscope_run", lambda *, _root_: run_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("soscope_or", lambda value, other: other if value is None else value, replace=True)
     OmegaConf.register_new_resolver("soscope_demo_epochs", demo_epochs, replace=True)
     OmegaConf.register_new_resolver("soscope_demo_rate", demo_rate, replace=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from soscope.likelihoods import make_likelihood
 from soscope.loggers import LOGGERS
 from soscope.prepare.encoders import ENCODERS
 from soscope.prepare.panel import REPRESENTATIONS
-from soscope.read import make_reader
+from soscope.read import READERS, make_reader
 from soscope.verbs import VERBS
 
 CONF = conf_dir()
@@ -109,7 +109,13 @@ def test_values_that_cannot_run(overrides: list[str], says: str, compose: Callab
         (["-m", "trainer=ddp", "seed=0,1"], ["ddp_spawn"]),
         (["logger.kind=mlflow"], ["mlflow", "csv, tensorboard, wandb"]),
         (["logger.artifacts=some"], ["logger.artifacts=some", "none, models, all"]),
-        (["data.options.colour=3"], ["colour"]),
+        (["data.options.colour=3"], ["colour", "`soscope train data=... --cfg job` lists what data.options holds"]),
+        (["+data.options.colour=3"], ["data.options.colour is unknown to reader 'demo'", "rows, columns"]),
+        (["data=cosmx"], ["cosmx", "anndata", "dbit", "soscope", "spatialdata", "st", "table", "visium_hd", "xenium"]),
+        (
+            ["data.reader=cosmx"],
+            ["'cosmx' is unknown. Choose from: anndata, dbit, demo", "table, visium, visium_hd, xenium"],
+        ),
     ],
 )
 def test_command_line_mistakes_get_one_clear_message(
@@ -136,3 +142,36 @@ def test_help_lists_verbs_and_groups(soscope: Callable, capsys: pytest.CaptureFi
         "--config-dir",
     ):
         assert word in out
+    data = next(line for line in out.splitlines() if line.strip().startswith("data: "))
+    assert set(READERS) <= {name.strip() for name in data.split(":")[1].split(",")}
+
+
+def test_every_reader_has_a_config_that_lists_its_options_with_their_defaults(compose: Callable) -> None:
+    for name, reader in READERS.items():
+        cfg = compose(f"data={name}")
+        known = {f.name: f for f in fields(reader)}
+        assert cfg.data.reader == name
+        made = make_reader(name, dict(cfg.data.options))
+        for option in known:
+            if name != "demo":  # the demo's yaml leaves out what nobody needs to change
+                assert option in cfg.data.options, (name, option)
+                default = known[option].default_factory() if known[option].default is MISSING else known[option].default
+                assert getattr(made, option) == default, (name, option)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "pitch"),
+    [
+        (["data=visium_hd"], 8),
+        (["data=visium_hd", "data.options.bin_um=2"], 2),
+        (["platform=xenium", "data=xenium"], 50),
+        (["platform=xenium", "data=xenium", "data.options.grid_um=20"], 20),
+        (["platform=xenium", "data=table", "data.options.grid_um=30"], 30),
+        (["platform=xenium", "data=table"], 50),
+        (["platform=xenium", "data=anndata", "platform.pitch_um=25"], 25),
+        (["platform=visium_hd"], 8),
+    ],
+)
+def test_pitch_of_bins_follows_the_data(overrides: list[str], pitch: float, compose: Callable) -> None:
+    cfg = compose("platform=visium_hd", *overrides)
+    assert cfg.platform.pitch_um == pitch

@@ -16,7 +16,7 @@ from soscope.lattice import Coarser, Lattice
 from soscope.read.base import RawSection
 
 MIN_GROUPS = 12
-OF_THE_FORMAT = ("format_version", "section", "modalities")
+OF_THE_FORMAT = ("format_version", "section", "modalities", "pitch_um")
 
 
 def group_size(rule: str) -> int:

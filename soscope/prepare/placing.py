@@ -14,7 +14,7 @@ from spatialdata import SpatialData
 from soscope import contract
 from soscope.affine import Affine, fit_affine
 from soscope.distances import typical_distance
-from soscope.errors import DataError
+from soscope.errors import ConfigError, DataError
 from soscope.lattice import Lattice
 from soscope.prepare.given import Given, given_outlines, given_parts
 from soscope.prepare.graphs import nearest_edges, neighbour_edges
@@ -68,10 +68,13 @@ def place(cfg: Any, sdata: SpatialData, lattice: Lattice) -> Placed:
 
     Raises
     ------
+    ConfigError
+        For a pitch that is not the one the section was read with.
     DataError
         For positions that contradict the platform, or subspots, graphs and image features that do not fit together.
     """
     name = contract.facts(sdata)["section"]
+    _check_pitch(cfg, contract.facts(sdata).get("pitch_um"), name)
     table = sdata.tables[contract.modalities(sdata)[0]]
     brings = contract.SUBSPOTS in sdata.shapes
     known = _has_lattice(table, brings, name)
@@ -100,6 +103,16 @@ def subspots_per_spot(parent: np.ndarray, n_spots: int) -> int | str:
     """Return the number of subspots of every spot, or its range in words where it varies."""
     count = np.bincount(parent[parent >= 0], minlength=n_spots)
     return int(count[0]) if (count == count[0]).all() else f"{count.min()} to {count.max()}"
+
+
+def _check_pitch(cfg: Any, pitch_um: float | None, name: str) -> None:
+    """Refuse another pitch than the section's own, where its reader knows it (bins)."""
+    if pitch_um is not None and abs(pitch_um - cfg.platform.pitch_um) > 1e-6 * pitch_um:
+        raise ConfigError(
+            f"section '{name}' was read as bins of {pitch_um:g} um, but platform={cfg.platform.name} has "
+            f"platform.pitch_um={cfg.platform.pitch_um:g}. Give platform.pitch_um={pitch_um:g}, or the platform that goes with "
+            f"the data."
+        )
 
 
 def _has_lattice(table: AnnData, brings_subspots: bool, name: str) -> bool:

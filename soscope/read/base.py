@@ -24,6 +24,9 @@ READERS: dict[str, type[Reader]] = {}
 MODALITY_OF = {"Gene Expression": "rna", "Antibody Capture": "protein", "Peaks": "atac"}
 """Names of modalities by the ``feature_types`` of 10x matrices; other types become their lower-case name."""
 
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+SEPARATED = {",": "comma", "\t": "tab"}
+
 
 @dataclass
 class RawSection:
@@ -106,8 +109,9 @@ def read_columns(file: Path, columns: Sequence[str], expected: str, sep: str = "
     try:
         table = pd.read_csv(file, sep=sep)
     except Exception as error:
-        kind = {",": "comma", "\t": "tab"}[sep]
-        raise DataError(f"'{file}' cannot be read as a {kind}-separated table ({error}). Copy it again.") from error
+        raise DataError(
+            f"'{file}' cannot be read as a {SEPARATED[sep]}-separated table ({error}). Copy it again."
+        ) from error
     missing = [c for c in columns if c not in table]
     if missing:
         raise DataError(
@@ -115,6 +119,16 @@ def read_columns(file: Path, columns: Sequence[str], expected: str, sep: str = "
             f"{expected} {', '.join(columns)}."
         )
     return table
+
+
+def separator(file: Path) -> str:
+    """Return what separates the columns of a table by its ending, ``.gz`` left off; `DataError` for other endings."""
+    ending = Path(file.name.removesuffix(".gz")).suffix
+    if ending not in SEPARATORS:
+        raise DataError(
+            f"'{file}': '{ending}' is not understood. Give a table as {', '.join(SEPARATORS)}, perhaps with .gz."
+        )
+    return SEPARATORS[ending]
 
 
 def check_inside(xy_px: np.ndarray, image: np.ndarray | None, where: str) -> None:

@@ -15,7 +15,9 @@ from soscope import contract
 from soscope.distances import typical_distance
 from soscope.errors import DataError
 from soscope.names import section_name
+from soscope.read.array import array_obs
 from soscope.read.base import (
+    SEPARATED,
     RawSection,
     Reader,
     check_inside,
@@ -43,11 +45,15 @@ class StReader(Reader, name="st"):
         Table inside the folder with columns ``x, y, pixel_x, pixel_y`` and, where some spots are to be left out, ``selected``.
     image_file
         Image inside the folder; null when there is none.
+    lattice
+        ``square`` on arrays of 2,000 spots, whose ``x, y`` count every other place (a quincunx: a square lattice, turned):
+        array coordinates are then found from pixels.
     """
 
     counts_file: str = "counts.tsv.gz"
     positions_file: str = "spots.tsv"
     image_file: str | None = "he.jpg"
+    lattice: str | None = None
 
     def inputs(self, path: Path | None) -> list[Path]:
         """List counts, positions and the image."""
@@ -71,21 +77,22 @@ class StReader(Reader, name="st"):
         image = None if self.image_file is None else open_image(files[2])
         check_inside(xy_px, image, f"section '{section}', '{files[-1].name}'")
         table.obs = pd.DataFrame({"array_row": positions["y"], "array_col": positions["x"]}).astype(np.int64)
+        table.obs = array_obs(table, xy_px, self.lattice, f"section '{section}'")
         facts = {"reader": "st", "image_source": self.image_file or "none", "files": [str(f) for f in files]}
         radius = max(typical_distance(xy_px) / 4, 1.0)  # spots of 100 um, 200 um apart
         names = table.obs_names.tolist()
         return RawSection(contract.new_section(section, image, names, xy_px, radius, {"rna": table}, **facts))
 
 
-def read_counts(file: Path) -> AnnData:
+def read_counts(file: Path, sep: str = "\t") -> AnnData:
     """Read a table of spots by features; `DataError` when it is damaged, or holds anything but numbers."""
     try:
-        header = pd.read_csv(file, sep="\t", header=None, nrows=1, dtype=str).iloc[0]
-        body = pd.read_csv(file, sep="\t", header=None, skiprows=1, index_col=0, low_memory=False)
+        header = pd.read_csv(file, sep=sep, header=None, nrows=1, dtype=str).iloc[0]
+        body = pd.read_csv(file, sep=sep, header=None, skiprows=1, index_col=0, low_memory=False)
     except Exception as error:
         raise DataError(
-            f"'{file}' cannot be read as a tab-separated table ({type(error).__name__}: {error}). It is damaged, truncated, "
-            "or another kind of file; name the counts with data.options.counts_file=..."
+            f"'{file}' cannot be read as a {SEPARATED[sep]}-separated table ({type(error).__name__}: {error}). It is "
+            "damaged, truncated, or another kind of file; name the counts with data.options.counts_file=..."
         ) from error
     features = header.iloc[len(header) - body.shape[1] :] if len(header) >= body.shape[1] else header
     if not len(body) or len(features) != body.shape[1] or len(header) > body.shape[1] + 1:

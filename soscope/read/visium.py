@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,22 +14,16 @@ from anndata import AnnData
 from spatialdata import SpatialData
 
 from soscope import contract
+from soscope.distances import typical_distance
 from soscope.errors import DataError
 from soscope.names import section_name
-from soscope.read.base import (
-    RawSection,
-    Reader,
-    as_image,
-    check_ids,
-    check_inside,
-    check_names,
-    page_names,
-    split_modalities,
-)
+from soscope.read.base import RawSection, Reader, as_image, check_ids, check_inside, check_names, split_modalities
+from soscope.read.slides import open_slide
 
 COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix/matrix.mtx.gz")
 POSITIONS = ("spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
 SCALES = "spatial/scalefactors_json.json"
+NEEDED = ("spot_diameter_fullres", "tissue_hires_scalef", "tissue_lowres_scalef")
 IMAGES = {"hires": "spatial/tissue_hires_image.png", "lowres": "spatial/tissue_lowres_image.png"}
 
 
@@ -41,7 +36,8 @@ class VisiumReader(Reader, name="visium"):
     counts_file
         Matrix inside the folder; found by itself when it has Space Ranger's name.
     image_file
-        Full-resolution image; the hires image, then the lowres one, is taken without it.
+        Full-resolution image or slide, the one positions are pixels of; the hires image, then the lowres one, is taken
+        without it.
     """
 
     counts_file: str | None = None
@@ -52,7 +48,7 @@ class VisiumReader(Reader, name="visium"):
         folder = self._folder(path)
         counts = folder / self._counts(folder)
         beside = sorted(counts.parent.glob("*.tsv.gz")) if counts.suffix == ".gz" else []
-        image = Path(self.image_file) if self.image_file else self._image(folder)[1]
+        image = Path(self.image_file).expanduser() if self.image_file else self._image(folder)[1]
         return [counts, *beside, self._positions(folder), folder / SCALES, image]
 
     def read(self, path: Path | None) -> RawSection:
@@ -62,18 +58,19 @@ class VisiumReader(Reader, name="visium"):
         for file in inputs:
             if not file.is_file():
                 raise DataError(f"'{folder}': '{file}' is missing. Point data.path at a Space Ranger 'outs' folder.")
-        scales = self._scales(folder)
+        scales = read_scales(folder / SCALES, NEEDED)
         with contract.quiet():
             sdata = self._open(folder)
         table = sdata.tables["table"]
         section = section_name(folder)
         check_names(table, f"section '{section}'")
         check_ids(table, f"'{folder / self._counts(folder)}'")
-        table = self._under_tissue(table, folder)
-        image, scale, source = self._pick_image(sdata, folder, scales)
-        xy_px = np.asarray(table.obsm["spatial"], dtype=np.float64) * scale
+        table = under_tissue(table, self._positions(folder))
+        xy_px = np.asarray(table.obsm["spatial"], dtype=np.float64)
+        image, scale, source = self._pick_image(sdata, folder, scales, typical_distance(xy_px))
+        xy_px = xy_px * scale
         check_inside(xy_px, image, f"section '{section}', {source}")
-        tables = {name: _plain(part) for name, part in split_modalities(table).items()}
+        tables = {name: plain(part) for name, part in split_modalities(table).items()}
         radius = scales["spot_diameter_fullres"] / 2 * scale
         facts = {"reader": "visium", "image_source": source, "files": [str(f) for f in inputs]}
         names = table.obs_names.tolist()
@@ -106,29 +103,13 @@ class VisiumReader(Reader, name="visium"):
                 return kind, folder / name
         raise DataError(f"'{folder}': no image. Looked for {' and '.join(IMAGES.values())}.")
 
-    def _scales(self, folder: Path) -> dict[str, float]:
-        file = folder / SCALES
-        try:
-            scales = json.loads(file.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DataError(
-                f"'{file}' is not valid JSON ({error}). Copy it again from Space Ranger's output."
-            ) from error
-        needed = ("spot_diameter_fullres", "tissue_hires_scalef", "tissue_lowres_scalef")
-        missing = [key for key in needed if not isinstance(scales.get(key), int | float)]
-        if missing:
-            raise DataError(f"'{file}' has no number for {', '.join(missing)}; it holds: {', '.join(scales)}.")
-        return dict(scales)
-
     def _open(self, folder: Path) -> SpatialData:
         import spatialdata_io
 
-        counts, image = self._counts(folder), self.image_file and Path(self.image_file).resolve()
+        counts = self._counts(folder)
         self._check_barcodes(folder, counts)
         try:
-            return spatialdata_io.visium(
-                folder, dataset_id="section", counts_file=counts, fullres_image_file=image, gex_only=False
-            )
+            return spatialdata_io.visium(folder, dataset_id="section", counts_file=counts, gex_only=False)
         except Exception as error:
             raise DataError(
                 f"'{folder}' cannot be read ({type(error).__name__}: {error}). A file may be truncated: compare sizes with "
@@ -157,23 +138,12 @@ class VisiumReader(Reader, name="visium"):
         if len(twice):
             raise DataError(f"'{file}': barcode '{twice.iloc[0]}' has more than one position.")
 
-    def _under_tissue(self, table: AnnData, folder: Path) -> AnnData:
-        inside = table.obs["in_tissue"].to_numpy() == 1
-        if not inside.any():
-            raise DataError(
-                f"'{self._positions(folder)}': none of the {table.n_obs:,} spots of the matrix has in_tissue = 1. "
-                "Redo the tissue detection, or set in_tissue by hand."
-            )
-        return table[inside].copy()
-
     def _pick_image(
-        self, sdata: SpatialData, folder: Path, scales: dict[str, float]
+        self, sdata: SpatialData, folder: Path, scales: dict[str, float], pitch_px: float
     ) -> tuple[np.ndarray | None, float, str]:
         """Return the image of highest resolution, its pixels per full-resolution pixel, and its file."""
-        if "section_full_image" in sdata.images:
-            element = sdata.images["section_full_image"]["scale0"]["image"]
-            names = page_names(Path(str(self.image_file)).expanduser())
-            return as_image(np.asarray(element.data), str(self.image_file), names), 1.0, str(self.image_file)
+        if self.image_file:
+            return *open_slide(Path(self.image_file).expanduser(), pitch_px), str(self.image_file)
         kind, file = self._image(folder)
         image = np.asarray(sdata.images[f"section_{kind}_image"].data)
         return as_image(image, f"'{file}'"), scales[f"tissue_{kind}_scalef"], file.name
@@ -189,7 +159,30 @@ def _barcodes(counts: Path) -> pd.Series:
         return pd.Series([line.split("\t")[0].strip() for line in stream])
 
 
-def _plain(table: AnnData) -> AnnData:
+def read_scales(file: Path, needed: Sequence[str]) -> dict[str, float]:
+    """Read Space Ranger's scale factors; `DataError` when the file is no JSON or lacks a number that is ``needed``."""
+    try:
+        scales = json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"'{file}' is not valid JSON ({error}). Copy it again from Space Ranger's output.") from error
+    missing = [key for key in needed if not isinstance(scales.get(key), int | float)]
+    if missing:
+        raise DataError(f"'{file}' has no number for {', '.join(missing)}; it holds: {', '.join(scales)}.")
+    return dict(scales)
+
+
+def under_tissue(table: AnnData, positions: Path) -> AnnData:
+    """Keep spots with ``in_tissue`` = 1; `DataError` that names the file of positions when there is none."""
+    inside = table.obs["in_tissue"].to_numpy() == 1
+    if not inside.any():
+        raise DataError(
+            f"'{positions}': none of the {table.n_obs:,} spots of the matrix has in_tissue = 1. "
+            "Redo the tissue detection, or set in_tissue by hand."
+        )
+    return table[inside].copy()
+
+
+def plain(table: AnnData) -> AnnData:
     """Keep counts, names and lattice coordinates; drop what the reader's own SpatialData layout added."""
     obs = table.obs[["array_row", "array_col"]].astype(np.int64)
     keep = [c for c in ("gene_ids", "feature_types", "genome") if c in table.var]

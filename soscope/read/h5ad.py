@@ -1,0 +1,156 @@
+"""An ``.h5ad`` file in the conventions of scanpy and squidpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anndata import AnnData, read_h5ad
+
+from soscope import contract
+from soscope.distances import typical_distance
+from soscope.errors import ConfigError, DataError
+from soscope.names import section_name
+from soscope.read.array import array_obs
+from soscope.read.base import RawSection, Reader, as_image, check_inside, check_names, split_modalities
+from soscope.read.slides import open_slide
+from soscope.read.visium import under_tissue
+
+SIZES = ("hires", "lowres")
+
+
+@dataclass
+class AnnDataReader(Reader, name="anndata"):
+    """Read a file with counts, ``obsm['spatial']`` and, as scanpy and squidpy keep them, images in ``uns['spatial']``.
+
+    Attributes
+    ----------
+    layer
+        Layer that holds the counts; null: ``X``.
+    positions
+        Key of ``obsm``: x and y in pixels of the full-resolution image.
+    library
+        Key of ``uns['spatial']``; needed where there are several.
+    image_file
+        Full-resolution image or slide; the file's own hires image, then its lowres one, is taken without it, if there is any.
+    lattice
+        ``hex`` or ``square``: find array coordinates from positions, where ``obs`` has no ``array_row``, ``array_col``.
+    modality
+        Name of the table; null: by ``var['feature_types']``, ``rna`` without.
+    """
+
+    layer: str | None = None
+    positions: str = "spatial"
+    library: str | None = None
+    image_file: str | None = None
+    lattice: str | None = None
+    modality: str | None = None
+
+    def inputs(self, path: Path | None) -> list[Path]:
+        """List the file and the slide."""
+        if path is None or not path.is_file():
+            raise DataError(f"data.path='{path}' is not a file. Point it at an .h5ad file.")
+        if self.image_file is None:
+            return [path]
+        slide = Path(self.image_file).expanduser()
+        if not slide.is_file():
+            raise DataError(
+                f"data.options.image_file='{slide}' is not a file. Leave it out to use the image inside '{path}'."
+            )
+        return [path, slide]
+
+    def read(self, path: Path | None) -> RawSection:
+        """Read one file; spots with ``in_tissue`` other than 1 are left out."""
+        files = self.inputs(path)
+        section, where = section_name(files[0]), f"'{files[0]}'"
+        table = open_h5ad(files[0])
+        check_names(table, where)
+        if "in_tissue" in table.obs:
+            table = under_tissue(table, files[0])
+        xy = positions_of(table, self.positions, where)
+        image, scale, source = self._image(table, typical_distance(xy), where)
+        check_inside(xy * scale, image, f"section '{section}', {source}")
+        obs = array_obs(table, xy, self.lattice, f"section '{section}'")
+        tables = counts_of(table, obs, self.layer, self.modality, where)
+        facts = {"reader": "anndata", "image_source": source, "files": [str(f) for f in files]}
+        radius, names = max(typical_distance(xy) * scale / 4, 1e-6), table.obs_names.tolist()
+        return RawSection(contract.new_section(section, image, names, xy * scale, radius, tables, **facts))
+
+    def _image(self, table: AnnData, pitch_px: float, where: str) -> tuple[np.ndarray | None, float, str]:
+        """Return the image of highest resolution, its pixels per full-resolution pixel, and where it is from."""
+        if self.image_file is not None:
+            return *open_slide(Path(self.image_file).expanduser(), pitch_px), self.image_file
+        libraries = table.uns.get("spatial", {})
+        if self.library is not None and self.library not in libraries:
+            raise ConfigError(
+                f"{where}: no data.options.library={self.library} in uns['spatial']. Choose from: {', '.join(libraries)}."
+            )
+        if self.library is None and len(libraries) > 1:
+            raise ConfigError(
+                f"{where}: uns['spatial'] has {', '.join(libraries)}. Name one with data.options.library=..., and keep its spots "
+                "alone: one file is one section."
+            )
+        for name in libraries if self.library is None else [self.library]:
+            for size in SIZES:
+                if size in libraries[name].get("images", {}):
+                    image, scale = _image_in(libraries[name], size, f"{where}, library '{name}'")
+                    return image, scale, f"uns['spatial']['{name}'], {size}"
+        return None, 1.0, "none"
+
+
+def open_h5ad(file: Path) -> AnnData:
+    """Read an ``.h5ad`` file; `DataError` when it is damaged or another kind of file."""
+    try:
+        with contract.quiet():
+            return read_h5ad(file)
+    except Exception as error:
+        raise DataError(
+            f"'{file}' cannot be read as .h5ad ({type(error).__name__}: {error}). It may be truncated, or another kind of file."
+        ) from error
+
+
+def positions_of(table: AnnData, key: str, where: str) -> np.ndarray:
+    """Return x and y of spots, ``(n_spots, 2)``; `DataError` when there are none under ``key``."""
+    if key not in table.obsm:
+        raise DataError(
+            f"{where}: no positions obsm['{key}']; obsm has: {', '.join(table.obsm) or 'nothing'}. Name the key with "
+            "data.options.positions=..."
+        )
+    values = np.asarray(table.obsm[key])
+    if values.ndim != 2 or values.shape[1] < 2:
+        raise DataError(f"{where}: obsm['{key}'] has shape {values.shape}, expected x and y of {table.n_obs:,} spots.")
+    return values[:, :2].astype(np.float64)
+
+
+def counts_of(
+    table: AnnData, obs: pd.DataFrame, layer: str | None, modality: str | None, where: str
+) -> dict[str, AnnData]:
+    """Return counts per modality with array coordinates alone; `DataError` when the layer is absent."""
+    if layer is not None and layer not in table.layers:
+        raise DataError(
+            f"{where}: no data.options.layer={layer}; layers are: {', '.join(table.layers) or 'none'}. Counts in X need none."
+        )
+    values = table.X if layer is None else table.layers[layer]
+    if values is None:
+        raise DataError(
+            f"{where}: X is empty. Name the layer that holds the counts, of {', '.join(table.layers) or 'none'}, with "
+            "data.options.layer=..."
+        )
+    keep = [c for c in ("gene_ids", "feature_types", "genome") if c in table.var]
+    plain = AnnData(X=values.astype(np.float32), obs=obs, var=table.var[keep].copy())
+    return split_modalities(plain) if modality is None else {modality: plain}
+
+
+def _image_in(library: Any, size: str, where: str) -> tuple[np.ndarray, float]:
+    """Return an image as 8 bits, and its scale factor; floats are taken as 0 to 1, as scanpy keeps them."""
+    scale = library.get("scalefactors", {}).get(f"tissue_{size}_scalef")
+    if scale is None:
+        raise DataError(f"{where}: an image, but no scalefactors['tissue_{size}_scalef'] to place spots on it.")
+    pixels = np.asarray(library["images"][size])
+    if pixels.dtype.kind == "f" and pixels.max() <= 1:
+        pixels = np.rint(pixels * 255).astype(np.uint8)
+    channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    return as_image(channels, f"{where}, image '{size}'"), float(scale)
