@@ -1,8 +1,30 @@
 """soscope: sharpen spatial omics from spots to subspots."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 try:
     __version__ = version("soscope")
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
+
+PUBLIC = {
+    "pp": "soscope.pp",
+    "tl": "soscope.tl",
+    "pl": "soscope.pl",
+    "load": "soscope.fitted:load",
+}
+"""What `import soscope` offers, a module or ``module:name``; imported when it is first asked for, since torch takes seconds."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'soscope' has no attribute '{name}'")
+    module, _, attribute = PUBLIC[name].partition(":")
+    found = import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *PUBLIC})

@@ -25,6 +25,7 @@ ORDER = [
     *("posteriors", "likelihoods", "contract", "read", "prepare"),
     *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "benchmark", "report"),
     *("stages", "run", "methods", "benchmarking", "validating", "verbs", "cli"),
+    *("settings", "convert", "kinds", "made", "pp", "fitted", "tl", "pl"),
 ]
 
 

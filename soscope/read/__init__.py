@@ -3,6 +3,7 @@
 from soscope.read.base import READERS, RawSection, Reader, make_reader
 from soscope.read.demo import DemoReader
 from soscope.read.released import ReleasedReader
+from soscope.read.section import SectionReader
 from soscope.read.st import StReader
 from soscope.read.truth import read_truth
 from soscope.read.visium import VisiumReader
@@ -13,6 +14,7 @@ __all__ = [
     "RawSection",
     "Reader",
     "ReleasedReader",
+    "SectionReader",
     "StReader",
     "VisiumReader",
     "make_reader",
