@@ -13,6 +13,7 @@ PUBLIC = {
     "pp": "soscope.pp",
     "tl": "soscope.tl",
     "pl": "soscope.pl",
+    "errors": "soscope.errors",
     "load": "soscope.fitted:load",
 }
 """What `import soscope` offers, a module or ``module:name``; imported when it is first asked for, since torch takes seconds."""
