@@ -17,6 +17,28 @@ def conf_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "conf"
 
 
+def composed(overrides: Sequence[str], root: str = "train") -> DictConfig:
+    """Return the config that the command line would have made of these overrides, in any program.
+
+    Raises
+    ------
+    ConfigError
+        For a key, a group or a value that is not known; says what Hydra says.
+    """
+    from hydra import compose, initialize_config_dir
+
+    from soscope.config import register
+
+    register()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3"):
+            return compose(root, overrides=list(overrides))
+    except Exception as error:
+        if not type(error).__module__.startswith(("hydra", "omegaconf")):
+            raise
+        raise ConfigError(f"{error}") from error
+
+
 def with_objective(cfg: Any, name: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Return a copy of a composed config as if ``objective=name`` had been the last word of the command.
 

@@ -152,12 +152,13 @@ class TrainerConfig:
 
 @dataclass
 class LoggerConfig:
-    """Where losses go besides metrics.csv."""
+    """Where losses go besides metrics.csv; of artifacts, ``models`` or ``all`` are uploaded, the rest noted by checksum."""
 
     kind: str = "csv"
     project: str = "soscope"
     entity: str | None = None
     tags: list[str] = field(default_factory=list)
+    artifacts: str = "models"
 
 
 @dataclass

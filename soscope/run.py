@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from soscope import stages
+from soscope import artifacts, stages
 from soscope.benchmark.comparison import as_table
 from soscope.config import features_wanted, paths_of, resolved
 from soscope.config_checks import check
@@ -21,7 +21,7 @@ from soscope.dry_run import say_estimates
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder
 from soscope.likelihoods import make_likelihood
-from soscope.loggers import check_logger, finish, make_loggers
+from soscope.loggers import Artifact, check_logger, finish, make_loggers
 from soscope.provenance import check_inputs, note_stage
 from soscope.read import make_reader
 from soscope.read.base import hash_files
@@ -43,12 +43,15 @@ class Stage:
         Whether all processes that train together do it.
     leaves
         Later stages that do not look at what this one makes, and so stay done when it is done again.
+    makes
+        Tells loggers what it has made, and from what.
     """
 
     do: Callable[[Run], None]
     settings: tuple[str, ...] = ()
     on_every_rank: bool = False
     leaves: tuple[str, ...] = ()
+    makes: Callable[[Run], list[Artifact]] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,13 @@ class Plan:
     asked: tuple[str, ...] = ()
 
 
-def execute(cfg: Any, path: Path, plan: Plan | None = None, force: tuple[str, ...] = ()) -> RunFolder:
+def execute(
+    cfg: Any,
+    path: Path,
+    plan: Plan | None = None,
+    force: tuple[str, ...] = (),
+    watching: Mapping[str, Sequence[Any]] | None = None,
+) -> RunFolder:
     """Run the stages of a config in a folder.
 
     Parameters
@@ -86,6 +95,8 @@ def execute(cfg: Any, path: Path, plan: Plan | None = None, force: tuple[str, ..
         The stages there are; `TRAINING` by default.
     force
         Stages to do again whatever is there.
+    watching
+        Callbacks of Lightning by stage, besides the stage's own.
 
     Raises
     ------
@@ -112,7 +123,7 @@ def execute(cfg: Any, path: Path, plan: Plan | None = None, force: tuple[str, ..
         do_stages(run, plan.stages, ["prepare"])
         say_estimates(run)
         return folder
-    run = Run(cfg, folder, make_loggers(cfg, path), inputs)
+    run = Run(cfg, folder, make_loggers(cfg, path), inputs, watching or {})
     do_stages(run, plan.stages, [s for s in plan.stages if s in (*cfg.stages, *plan.asked)], force)
     if is_main_process():
         folder.keep(cfg)
@@ -145,10 +156,21 @@ def _stage(run: Run, known: Mapping[str, Stage], name: str, force: bool) -> None
         stage.do(run)
     if is_main_process():
         note_stage(run.folder, run.cfg, name, run.inputs)
+        _tell(run, stage)
         names = list(known)
         later = [n for n in names[names.index(name) + 1 :] if n not in stage.leaves]
         run.folder.mark(name, settings, cost, tuple(later))
     console.print(f"  {name} took {cost.seconds:.1f} s")
+
+
+def _tell(run: Run, stage: Stage) -> None:
+    """Tell loggers what a stage has made; before it counts as done, so that a run stopped meanwhile comes back to it."""
+    keepers = [logger for logger in run.loggers if logger.keeps_artifacts]
+    if not (keepers and stage.makes):
+        return
+    for made in stage.makes(run):
+        for logger in keepers:
+            logger.keep(made)
 
 
 def _say_where(run: Run) -> None:
@@ -185,10 +207,10 @@ def _input_hashes(reader: Any, cfg: Any) -> dict[str, str]:
 
 TRAINING = Plan(
     stages={
-        "prepare": Stage(stages.prepare),
-        "pretrain": Stage(stages.pretrain, on_every_rank=True),
-        "finetune": Stage(stages.finetune, on_every_rank=True),
-        "enhance": Stage(stages.enhance, settings=("enhance",), on_every_rank=True),
+        "prepare": Stage(stages.prepare, makes=artifacts.prepared),
+        "pretrain": Stage(stages.pretrain, on_every_rank=True, makes=artifacts.encoder),
+        "finetune": Stage(stages.finetune, on_every_rank=True, makes=artifacts.model),
+        "enhance": Stage(stages.enhance, settings=("enhance",), on_every_rank=True, makes=artifacts.results),
         "report": Stage(stages.report, settings=("report",)),
     },
     check=_check_devices,

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from soscope.conf_files import conf_dir
-from soscope.config import ModalityConfig, register
+from soscope.conf_files import composed, conf_dir
+from soscope.config import ModalityConfig
 from soscope.config_checks import check
 from soscope.errors import ConfigError
 from soscope.training import count_devices
@@ -60,7 +59,7 @@ def config(**settings: Any) -> DictConfig:
     groups = {key: value for key, value in given.items() if key in _groups() and isinstance(value, str)}
     for group, choice in groups.items():
         _check_choice(group, choice)
-    cfg = _composed([f"{group}={choice}" for group, choice in groups.items()])
+    cfg = composed(["data=section", *(f"{group}={choice}" for group, choice in groups.items())])
     if models:
         _model_each_table(cfg, models)
     for key, value in given.items():
@@ -71,12 +70,6 @@ def config(**settings: Any) -> DictConfig:
     check(cfg)
     _check_devices(cfg)
     return cfg
-
-
-def _composed(groups: list[str]) -> DictConfig:
-    register()
-    with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-        return compose("train", overrides=["data=section", *groups])
 
 
 def _groups() -> dict[str, list[str]]:

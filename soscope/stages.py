@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -43,12 +43,16 @@ console = Console(stderr=False, soft_wrap=True)
 
 @dataclass
 class Run:
-    """Config, folder, loggers and input hashes of a run, and its data once a stage needs them."""
+    """Config, folder, loggers and input hashes of a run, and its data once a stage needs them.
+
+    ``watching`` holds callbacks of Lightning by stage, called besides the stage's own.
+    """
 
     cfg: Any
     folder: RunFolder
     loggers: list[Any]
     inputs: dict[str, str]
+    watching: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     _data: SectionsDataModule | None = None
 
     @property
@@ -107,7 +111,8 @@ def pretrain(run: Run) -> None:
     """Train the graph autoencoder and write its encoder."""
     data = run.data()
     module = build_pretrain(run.cfg, data)
-    fit_stage(run.cfg, module, data, run.cfg.pretrain, run.folder.encoder_file.parent, run.loggers)
+    folder = run.folder.encoder_file.parent
+    fit_stage(run.cfg, module, data, run.cfg.pretrain, folder, run.loggers, run.watching.get("pretrain", ()))
     if is_main_process():
         save_module(module.encoder, describe(run.cfg, data, "encoder"), run.folder.encoder_file)
     wait_for_all()
@@ -122,7 +127,8 @@ def finetune(run: Run) -> None:
     if is_main_process():
         wait_for_all()  # the others read what was kriged
     load_module(module.encoder, describe(run.cfg, data, "encoder"), run.folder.encoder_file)
-    fit_stage(run.cfg, module, data, run.cfg.finetune, run.folder.model_file.parent, run.loggers)
+    folder = run.folder.model_file.parent
+    fit_stage(run.cfg, module, data, run.cfg.finetune, folder, run.loggers, run.watching.get("finetune", ()))
     module.calibrate(data.result_tiles)
     if is_main_process():
         save_module(module, describe(run.cfg, data, "model"), run.folder.model_file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,17 @@ class StageProgress(RichProgressBar):
 
 
 def fit_stage(
-    cfg: Any, module: StageModule, data: SectionsDataModule, stage: Any, folder: Path, loggers: list[Any]
+    cfg: Any,
+    module: StageModule,
+    data: SectionsDataModule,
+    stage: Any,
+    folder: Path,
+    loggers: list[Any],
+    watching: Sequence[Callback] = (),
 ) -> None:
     """Train one stage in ``folder``, going on from its last checkpoint if there is one; ends with the best weights.
+
+    Callbacks ``watching`` are called besides those of a stage's own.
 
     Raises
     ------
@@ -61,7 +70,7 @@ def fit_stage(
         enable_version_counter=False,
         save_on_train_epoch_end=True,  # after early stopping has counted, so that a resumed run counts on
     )
-    callbacks: list[Callback] = [best]
+    callbacks: list[Callback] = [best, *watching]
     if validate:
         callbacks.append(EarlyStopping(module.monitor, patience=stage.patience))
     if stage.averaging:

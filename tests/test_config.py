@@ -98,7 +98,8 @@ def test_values_that_cannot_run(overrides: list[str], says: str, compose: Callab
         (["train", "run=somewhere"], ["hydra.run.dir"]),
         (["trainer=gpu"], ["no CUDA device", "trainer=cpu"]),
         (["-m", "trainer=ddp", "seed=0,1"], ["ddp_spawn"]),
-        (["logger.kind=mlflow"], ["mlflow", "csv, wandb"]),
+        (["logger.kind=mlflow"], ["mlflow", "csv, tensorboard, wandb"]),
+        (["logger.artifacts=some"], ["logger.artifacts=some", "none, models, all"]),
         (["data.options.colour=3"], ["colour"]),
     ],
 )

@@ -205,6 +205,7 @@ def test_wandb_offline_writes_one_run_per_job(
     soscope: Callable, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb_data"))
     words = [*TINY, "logger=wandb", f"image.cache={cache}", f"hydra.sweep.dir={tmp_path}"]
     assert soscope("-m", *words, "seed=0,1") == 0
     files = sorted(tmp_path.glob("demo-nb-*/wandb/offline-run-*/run-*.wandb"))

@@ -16,7 +16,7 @@ from scipy import sparse
 
 from soscope import contract
 from soscope.distances import typical_distance
-from soscope.errors import DataError
+from soscope.errors import ConfigError, DataError
 from soscope.lattice import SquareLattice
 from soscope.names import section_name
 from soscope.read.base import RawSection, Reader, check_names, existing_file, existing_folder, read_columns
@@ -44,15 +44,21 @@ class ReleasedReader(Reader, name="soscope"):
     feature_names
         Names in the order of the columns, or a file in the folder with one a line; ``feature_1``, ... without.
     modality
-        Name of the table.
+        Name of the table, where there is one.
+    tables
+        Number of columns per table, in their order, where ``label.npy`` holds several side by side; columns beyond are left out.
     counts
-        Whether ``label.npy`` is counts divided by K, to be multiplied back.
+        Whether ``label.npy`` is counts divided by K, to be multiplied back; or the names of the tables for which it is.
+    n_image
+        Columns of ``support_feature.npy`` to take, the first ones; all by default.
     """
 
     positions_file: str | None = None
     feature_names: str | list[str] | None = None
     modality: str = "rna"
-    counts: bool = False
+    tables: dict[str, int] | None = None
+    counts: bool | list[str] = False
+    n_image: int | None = None
 
     def inputs(self, path: Path | None) -> list[Path]:
         """List profiles, graphs, positions, and image features and names where there are any."""
@@ -75,17 +81,23 @@ class ReleasedReader(Reader, name="soscope"):
         row_col = spot_array(positions, n, k)
         subspots = outlines(positions, [f"spot_{i // k + 1}:{i % k}" for i in range(n * k)], k, row_col is not None)
         xy_px = positions[PIXELS].to_numpy(np.float64).reshape(n, k, 2).mean(1)
-        table = self._table(folder, label, k)
-        if row_col is not None:
-            table.obs["array_row"], table.obs["array_col"] = row_col.T
-        table.obsp[contract.GRAPH] = read_graph(folder / SPOT_GRAPH, n)
+        tables = self._tables(folder, label, k)
+        graph = read_graph(folder / SPOT_GRAPH, n)
+        for table in tables.values():
+            if row_col is not None:
+                table.obs["array_row"], table.obs["array_col"] = row_col.T
+            table.obsp[contract.GRAPH] = graph
         facts = {"reader": "soscope", "image_source": "none", "files": [str(f) for f in files]}
         radius = max(typical_distance(xy_px) / 2, 1.0)
         spots = table.obs_names.tolist()
-        sdata = contract.new_section(section_name(folder), None, spots, xy_px, radius, {self.modality: table}, **facts)
-        features = read_features(folder / FEATURES, n * k)
+        sdata = contract.new_section(section_name(folder), None, spots, xy_px, radius, tables, **facts)
+        features = read_features(folder / FEATURES, n * k, self.n_image)
         graph = read_graph(folder / SUBSPOT_GRAPH, n * k)
         return RawSection(contract.add_subspots(sdata, subspots, features, graph))
+
+    def subspots_per_spot(self, path: Path) -> int:
+        """Return K of a folder; `DataError` when its subspots do not divide evenly."""
+        return per_spot(len(load(path / LABEL)), len(read_positions(self._positions(path))), path)
 
     def _positions(self, folder: Path) -> Path:
         if self.positions_file:
@@ -100,13 +112,31 @@ class ReleasedReader(Reader, name="soscope"):
             "data.options.positions_file=..."
         )
 
-    def _table(self, folder: Path, label: np.ndarray, k: int) -> AnnData:
-        spots = [f"spot_{i + 1}" for i in range(len(label))]
+    def _tables(self, folder: Path, label: np.ndarray, k: int) -> dict[str, AnnData]:
+        """Part the columns into tables."""
+        widths = dict(self.tables or {self.modality: label.shape[1]})
+        ends = np.cumsum(list(widths.values()))
+        if min(widths.values()) < 1 or ends[-1] > label.shape[1]:
+            raise DataError(
+                f"'{folder}': {LABEL} has {label.shape[1]:,} columns, data.options.tables asks for "
+                f"{' + '.join(f'{n:,} {m}' for m, n in widths.items())}. Give the columns of each table."
+            )
+        if ends[-1] < label.shape[1]:
+            log.info("%s: columns %d to %d are left out", LABEL, ends[-1] + 1, label.shape[1])
         names = self._names(folder, label.shape[1])
-        table = AnnData(X=label, obs=pd.DataFrame(index=spots), var=pd.DataFrame(index=pd.Index(names)))
+        parts = zip(widths, np.split(label, ends, 1), np.split(np.array(names, dtype=object), ends), strict=False)
+        counted = list(widths) if self.counts is True else list(self.counts or [])
+        unknown = sorted(set(counted) - set(widths))
+        if unknown:
+            raise ConfigError(f"data.options.counts: no table '{unknown[0]}'. Choose from: {', '.join(widths)}.")
+        return {m: self._table(folder, x, k, own.tolist(), m in counted) for m, x, own in parts}
+
+    def _table(self, folder: Path, values: np.ndarray, k: int, names: list[str], counted: bool) -> AnnData:
+        spots = [f"spot_{i + 1}" for i in range(len(values))]
+        table = AnnData(X=values, obs=pd.DataFrame(index=spots), var=pd.DataFrame(index=pd.Index(names)))
         check_names(table, f"'{folder}'")
-        if self.counts:
-            table.X = whole_counts(label, k, folder / LABEL, spots, names)
+        if counted:
+            table.X = whole_counts(values, k, folder / LABEL, spots, names)
         return table
 
     def _names(self, folder: Path, n: int) -> list[str]:
@@ -215,8 +245,8 @@ def read_graph(file: Path, n: int) -> sparse.csr_matrix:
     return sparse.csr_matrix((weight[ends[:, 0] != ends[:, 1]], (i, j)), shape=(n, n))
 
 
-def read_features(file: Path, n: int) -> np.ndarray | None:
-    """Read image features ``(n, n_columns)``, ``None`` when the folder has none."""
+def read_features(file: Path, n: int, n_columns: int | None = None) -> np.ndarray | None:
+    """Read image features ``(n, n_columns)``, all columns by default, ``None`` when the folder has none."""
     if not file.is_file():
         return None
     features = load(file)
@@ -224,7 +254,9 @@ def read_features(file: Path, n: int) -> np.ndarray | None:
         raise DataError(
             f"'{file}' has {len(features):,} rows, the positions are {n:,}. Give one row per subspot, in their order."
         )
-    return features.astype(np.float32)
+    if n_columns is not None and n_columns > features.shape[1]:
+        raise DataError(f"'{file}' has {features.shape[1]:,} columns, {n_columns:,} are asked for. Ask for no more.")
+    return features[:, :n_columns].astype(np.float32)
 
 
 def whole_counts(label: np.ndarray, k: int, file: Path, spots: list[str], features: list[str]) -> sparse.csr_matrix:

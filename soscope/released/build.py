@@ -71,6 +71,7 @@ def _settings(cfg: Any, stage: Any, demo: Any, graph_weight: float) -> ReleasedS
         n_pairs=cfg.graph.n_pairs,
         learning_rate=stage.learning_rate,
         scale=demo.scale,
+        scales=dict(demo.scales),
         gamma=Exponential(**demo.gamma),
         optimizer=demo.optimizer,
     )

@@ -25,6 +25,8 @@ class ReleasedStage:
     scale
         Finetuning: what the squared error is divided by, and what bounds the deviation of real-valued subspots.
         Pretraining: the fixed standard deviation of real-valued spots.
+    scales
+        Finetuning: the same divisor table by table, where tables differ.
     beta
         Weight of the KL over steps, where it differs from ``objective.beta``.
     gamma
@@ -35,6 +37,7 @@ class ReleasedStage:
     learning_rate: float = MISSING
     optimizer: str = "adam"
     scale: float = 1.0
+    scales: dict[str, float] = field(default_factory=dict)
     beta: Exponential | None = None
     gamma: Exponential = field(default_factory=lambda: Exponential(1.0, 1.0))
 

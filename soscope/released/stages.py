@@ -25,9 +25,10 @@ OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 @dataclass
 class ReleasedSettings(TrainingSettings):
-    """Numbers of a stage; ``scale``, ``gamma`` and ``optimizer`` as in `soscope.released.settings.ReleasedStage`."""
+    """Numbers of a stage; ``scale``, ``scales``, ``gamma`` and ``optimizer`` as in `soscope.released.settings.ReleasedStage`."""
 
     scale: float = 1.0
+    scales: dict[str, float] = field(default_factory=dict)
     gamma: Exponential = field(default_factory=lambda: Exponential(1.0, 1.0))
     optimizer: str = "adam"
 
@@ -133,8 +134,9 @@ class ReleasedSVAE(ReleasedModule):
         cost = tile.image_features.new_zeros(tile.n_core)
         for m, p in decoded.items():
             total = self.likelihood(m).aggregate(p, tile.parent)["mu"]
-            cost = cost + (total - tile.core_profiles(m)).square().mean(1)
-        cost = torch.where(tile.parent.n_per_spot > 0, -cost / self.settings.scale, torch.zeros_like(cost))
+            scale = self.settings.scales.get(m, self.settings.scale)
+            cost = cost + (total - tile.core_profiles(m)).square().mean(1) / scale
+        cost = torch.where(tile.parent.n_per_spot > 0, -cost, torch.zeros_like(cost))
         return cost, self._image_term(tile, decoded) if with_graph else None
 
     def _image_term(self, tile: Tile, decoded: dict[str, Params]) -> Tensor:

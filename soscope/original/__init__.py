@@ -1,0 +1,1 @@
+"""The published program's own interface: its two functions, its folders and its YAML files (docs/moving-over.md)."""

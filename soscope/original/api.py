@@ -1,0 +1,234 @@
+"""``two_step_train`` and ``infer`` with the published program's parameters, over this program's stages."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from anndata import read_h5ad
+from omegaconf import OmegaConf
+
+from soscope.arrays import save_array
+from soscope.build import describe
+from soscope.conf_files import composed
+from soscope.config import Config, section_names
+from soscope.data.module import SectionsDataModule
+from soscope.errors import ConfigError
+from soscope.folder import RunFolder
+from soscope.matrices import to_dense
+from soscope.model_file import save_module
+from soscope.original.files import MODEL, Events, Snapshots
+from soscope.original.overrides import OBJECTIVES, PLATFORMS, device_group, settings_of
+from soscope.original.settings import FINETUNE, PRETRAIN, OriginalConfig, check_pair, read_original_config
+from soscope.read import ReleasedReader, make_reader
+from soscope.run import execute
+
+CONFIG = "config.yml"
+RESULT = "infer_subspot.npy"
+
+
+@dataclass(frozen=True)
+class OriginalModel:
+    """What `two_step_train` returns and `infer` takes as ``saved_model``: a trained run.
+
+    Attributes
+    ----------
+    folder
+        The run's folder, as of `soscope train`.
+    """
+
+    folder: Path
+
+
+def two_step_train(
+    logging: Any,
+    vgae_experiment_dir: str | Path,
+    soScope_experiment_dir: str | Path,  # noqa: N803 - the program's name
+    data_dir: str | Path,
+    vgae_config_file: str | Path,
+    soScope_config_file: str | Path,  # noqa: N803
+    device: str,
+    checkpoint_every: int,
+    backup_every: int,
+    epochs: Sequence[int],
+    num_neighbors: int,
+    *,
+    objective: str = "exact",
+    overrides: Sequence[str] = (),
+) -> OriginalModel:
+    """Pretrain the graph autoencoder and train soScope, as the published program's function of this name.
+
+    Parameters
+    ----------
+    logging
+        Not ``None`` or false: TensorBoard event files in both experiment folders.
+    vgae_experiment_dir, soScope_experiment_dir
+        Folders for what each stage leaves: ``config.yml``, ``model.pt``, ``checkpoint_N.pt``. The second is a run folder of
+        `soscope train` besides, with report and results.
+    data_dir
+        Folder with ``label.npy``, ``adj.npy``, ``sub_adj.npy``, positions of subspots and, where there is an image,
+        ``support_feature.npy``.
+    vgae_config_file, soScope_config_file
+        YAML files with ``trainer:`` and ``params:``.
+    device
+        ``cpu`` or ``cuda``.
+    checkpoint_every, backup_every
+        Steps between checkpoints, and between backups of the model.
+    epochs
+        Steps of both stages, each over the whole section; with ``objective="exact"`` the most there can be.
+    num_neighbors
+        Neighbours of a spot on its lattice: 4, 6 or 8.
+    objective
+        ``exact``, ours, or ``released``, the program's own.
+    overrides
+        Further settings of `soscope train`, as ``key=value``.
+
+    Returns
+    -------
+    The trained run.
+
+    Raises
+    ------
+    ConfigError, DataError
+        For parameters and files that are not understood, by name, before anything is trained.
+
+    Notes
+    -----
+    The interface is that of github.com/deng-ai-lab/soScope (``soScope_model/train.py``); docs/moving-over.md lists what differs.
+    """
+    if objective not in OBJECTIVES:
+        raise ConfigError(f"objective={objective!r} is unknown. Choose from: {', '.join(OBJECTIVES)}.")
+    for name, every in (("checkpoint_every", checkpoint_every), ("backup_every", backup_every)):
+        if int(every) < 1:
+            raise ConfigError(f"{name}={every} must be at least 1.")
+    first, second = (
+        read_original_config(vgae_config_file, PRETRAIN),
+        read_original_config(soScope_config_file, FINETUNE),
+    )
+    check_pair(first, second)
+    data = Path(data_dir).expanduser()
+    words = settings_of(first, second, data, tuple(epochs), num_neighbors, device, objective)  # type: ignore[arg-type]
+    cfg = composed([*words, *overrides])
+    _check_split(cfg, second, data)
+    folders = [Path(f).expanduser() for f in (vgae_experiment_dir, soScope_experiment_dir)]
+    for folder, config in zip(folders, (first, second), strict=True):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(config.file, folder / CONFIG)
+    watching = _watching(cfg, folders, int(checkpoint_every), int(backup_every), bool(logging))
+    run = execute(cfg, folders[1], watching=watching)
+    shutil.copyfile(run.encoder_file, folders[0] / MODEL)
+    shutil.copyfile(run.model_file, folders[1] / MODEL)
+    return OriginalModel(folders[1])
+
+
+def infer(
+    experiment_dir: str | Path,
+    non_negative: bool,
+    num_neighbors: int,
+    data_dir: str | Path,
+    result_dir: str | Path,
+    device: str = "cpu",
+    saved_model: OriginalModel | None = None,
+) -> np.ndarray:
+    """Write the enhanced profiles as ``infer_subspot.npy``, as the published program's function of this name.
+
+    Parameters
+    ----------
+    experiment_dir
+        ``soScope_experiment_dir`` of `two_step_train`.
+    non_negative
+        Whether negative values, which only real-valued tables have, become zero.
+    num_neighbors, data_dir
+        As the model was trained with.
+    result_dir
+        Folder of the result, made when it is missing.
+    device
+        ``cpu`` or ``cuda``; profiles are divided on the CPU either way.
+    saved_model
+        What `two_step_train` returned; its folder is then taken instead of ``experiment_dir``.
+
+    Returns
+    -------
+    The array written, ``(n_subspots, n_features)`` of float32: rows in the order of ``data_dir``'s subspots, columns in that of
+    ``label.npy``.
+
+    Raises
+    ------
+    ConfigError, DataError, RunFolderError
+        When nothing was trained there, or it was trained on something else.
+    """
+    device_group(device)
+    folder = RunFolder(Path(experiment_dir).expanduser() if saved_model is None else saved_model.folder)
+    cfg = folder.config()
+    _check_same(cfg, Path(data_dir).expanduser(), int(num_neighbors))
+    if not folder.model_file.is_file():
+        raise ConfigError(f"'{folder.path}' holds no trained model. Run two_step_train into it first.")
+    (section,) = section_names(cfg)
+    tables = {m: folder.table(section, m) for m in cfg.model.modalities}
+    lost = any(not file.is_file() for file in tables.values())
+    execute(OmegaConf.merge(OmegaConf.structured(Config), cfg), folder.path, force=("enhance",) if lost else ())
+    values = _all_columns(cfg, Path(data_dir).expanduser(), tables)
+    if non_negative:
+        values = np.maximum(values, 0)
+    save_array(Path(result_dir).expanduser() / RESULT, values)
+    return values
+
+
+def _check_split(cfg: Any, config: OriginalConfig, data: Path) -> None:
+    """Refuse a folder with another number of subspots per spot than the files say."""
+    reader = make_reader(cfg.data.reader, dict(cfg.data.options))
+    if not isinstance(reader, ReleasedReader):
+        raise ConfigError(
+            f"data.reader={cfg.data.reader} does not read the published program's folders. Leave data= out."
+        )
+    found = reader.subspots_per_spot(data)
+    if found != config.params["sub_node"]:
+        raise ConfigError(
+            f"'{config.file}': sub_node={config.params['sub_node']}, but '{data}' has {found} subspots per spot. Take the file "
+            "that belongs to this folder."
+        )
+
+
+def _check_same(cfg: Any, data: Path, num_neighbors: int) -> None:
+    """Refuse another folder or another number of neighbours than the model was trained with."""
+    if cfg.data.path is None or os.path.abspath(data) != os.path.abspath(str(cfg.data.path)):
+        raise ConfigError(
+            f"data_dir='{data}', but the model was trained on '{cfg.data.path}'. Train on this folder first."
+        )
+    if num_neighbors != cfg.platform.n_neighbours or num_neighbors not in PLATFORMS:
+        raise ConfigError(f"num_neighbors={num_neighbors}, but the model was trained with {cfg.platform.n_neighbours}.")
+
+
+def _watching(
+    cfg: Any, folders: Sequence[Path], checkpoint_every: int, backup_every: int, logging: bool
+) -> dict[str, Any]:
+    """Return the callbacks of both stages."""
+
+    def keep_encoder(module: Any, data: SectionsDataModule, file: Path) -> None:
+        save_module(module.encoder, describe(cfg, data, "encoder"), file)
+
+    def keep_model(module: Any, data: SectionsDataModule, file: Path) -> None:
+        save_module(module, describe(cfg, data, "model"), file)
+
+    watching: dict[str, Any] = {}
+    for stage, folder, keep in zip(("pretrain", "finetune"), folders, (keep_encoder, keep_model), strict=True):
+        events = [Events(folder)] if logging else []
+        watching[stage] = [Snapshots(folder, checkpoint_every, backup_every, keep), *events]
+    return watching
+
+
+def _all_columns(cfg: Any, data: Path, tables: dict[str, Path]) -> np.ndarray:
+    """Return enhanced profiles with the columns of ``label.npy``; features without any count, which are left out, are zero."""
+    raw = make_reader(cfg.data.reader, dict(cfg.data.options)).read(data).sdata
+    parts = []
+    for modality, file in tables.items():
+        found = read_h5ad(file)
+        values = np.zeros((found.n_obs, raw.tables[modality].n_vars), dtype=np.float32)
+        values[:, raw.tables[modality].var_names.get_indexer(found.var_names)] = to_dense(found.X)
+        parts.append(values)
+    return np.concatenate(parts, 1)

@@ -1,0 +1,146 @@
+"""From the published program's parameters to settings of this one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from soscope.errors import ConfigError
+from soscope.original.settings import OPTIMIZERS, OriginalConfig
+
+log = logging.getLogger("soscope")
+PLATFORMS = {4: "dbit", 6: "visium", 8: "dbit"}
+"""A platform whose lattice has as many neighbours; its pitch only gives lengths a unit."""
+STEPS_PER_EPOCH = 25
+RELEASED_ALONE = ("scale", "scale_p", "scale_g", "gamma_start_value", "gamma_end_value", "log_loss_every")
+
+
+def settings_of(
+    pretrain: OriginalConfig,
+    finetune: OriginalConfig,
+    data_dir: Path,
+    epochs: tuple[int, int],
+    num_neighbors: int,
+    device: str,
+    objective: str,
+) -> list[str]:
+    """Return overrides of `soscope train` that say the same; what has no counterpart is told, or refused by name.
+
+    Raises
+    ------
+    ConfigError
+        For values that have no counterpart.
+    """
+    if int(num_neighbors) not in PLATFORMS:
+        raise ConfigError(f"num_neighbors={num_neighbors} is unknown. Choose from: {', '.join(map(str, PLATFORMS))}.")
+    if not isinstance(epochs, tuple | list) or len(epochs) != 2 or min(epochs) < 1:
+        raise ConfigError(f"epochs={epochs!r} must be two numbers, the steps of pretraining and of soScope.")
+    words = [
+        f"model={finetune.trainer.model}",
+        f"platform={PLATFORMS[int(num_neighbors)]}",
+        f"platform.n_neighbours={int(num_neighbors)}",
+        f"objective={objective}",
+        f"trainer={device_group(device)}",
+        *_data(finetune, data_dir),
+        *_networks(finetune),
+        *_length("pretrain", epochs[0]),
+        *_length("finetune", epochs[1]),
+    ]
+    return words + OBJECTIVES[objective](pretrain, finetune, epochs)
+
+
+def device_group(device: str) -> str:
+    """Return the trainer of a device as the program names it."""
+    kind = str(device).partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise ConfigError(f"device={device!r} is unknown. Choose from: cpu, cuda.")
+    return {"cpu": "cpu", "cuda": "gpu"}[kind]
+
+
+def _data(config: OriginalConfig, data_dir: Path) -> list[str]:
+    tables = config.trainer.tables
+    widths = {t.name: config.params[t.width] for t in tables}
+    options: dict[str, Any] = {"tables": widths, "counts": [t.name for t in tables if t.counts]}
+    words = ["data=soscope", f"data.path={quoted(data_dir)}", "data.features=all"]
+    words += [f"data.options.{k}={as_override(v)}" for k, v in options.items()]
+    words += [f"model.modalities.{t.name}.representation=values" for t in tables if not t.counts]
+    features = data_dir / "support_feature.npy"
+    if not features.is_file():
+        return [*words, "image=none"]
+    return words + ([f"data.options.n_image={config.params['sub_dim']}"] if "sub_dim" in config.params else [])
+
+
+def _networks(config: OriginalConfig) -> list[str]:
+    p = config.params
+    words = [f"split.subspots={p['sub_node']}", f"platform.subspots={p['sub_node']}"]
+    words += [f"model.n_latent={p['z_dim']}"] * ("z_dim" in p)
+    words += [f"model.n_heads={p['head_num']}"] * ("head_num" in p)
+    words += [f"image.weight={p['graph_loss_weight']}"] * ("graph_loss_weight" in p)
+    return words
+
+
+def _length(stage: str, steps: int) -> list[str]:
+    """Return epochs of as many steps as divide ``steps``, at most `STEPS_PER_EPOCH`; of a prime number there is one step more."""
+    per_epoch = next(
+        (n for n in range(min(STEPS_PER_EPOCH, steps), 1, -1) if steps % n == 0), min(STEPS_PER_EPOCH, steps)
+    )
+    return [f"{stage}.steps_per_epoch={per_epoch}", f"{stage}.max_epochs={-(-steps // per_epoch)}"]
+
+
+def _exact(pretrain: OriginalConfig, finetune: OriginalConfig, epochs: Any) -> list[str]:
+    """Take rates and the KL's weight; tell what the exact likelihood has no use for."""
+    words = [f"pretrain.learning_rate={pretrain.params.get('lr', 1e-4)}"]
+    words += [f"finetune.learning_rate={finetune.params.get('lr', 1e-4)}"]
+    words += [f"objective.beta.{k}={v}" for k, v in finetune.schedule("beta").items()]
+    for config in (pretrain, finetune):
+        unused = [k for k in RELEASED_ALONE if k in config.params]
+        unused += ["optimizer_name"] * (config.params.get("optimizer_name", "Adam") != "Adam")
+        if config is pretrain and config.schedule("beta") != finetune.schedule("beta"):
+            unused += ["beta_* (those of the other file are taken)"]
+        if unused:
+            log.info("%s: objective=exact has no use for %s", config.file.name, ", ".join(unused))
+    return words
+
+
+def _released(pretrain: OriginalConfig, finetune: OriginalConfig, epochs: Any) -> list[str]:
+    """Take everything, as one more demo."""
+    key = f"objective.released.{finetune.trainer.likelihood}"
+    words = []
+    for stage, config, steps in (("pretrain", pretrain, epochs[0]), ("finetune", finetune, epochs[1])):
+        p = config.params
+        demo: dict[str, Any] = {
+            "steps": steps,
+            "learning_rate": p.get("lr", 1e-4),
+            "optimizer": OPTIMIZERS[p.get("optimizer_name", "Adam")],
+            "beta": config.schedule("beta"),
+        }
+        demo["scale"] = p.get("scale", 11.16418) if config is pretrain else p.get("scale", 1.0)
+        if config is finetune:
+            demo["gamma"] = config.schedule("gamma")
+            scales = {t.name: p[f"scale_{t.width[0]}"] for t in config.trainer.tables if f"scale_{t.width[0]}" in p}
+            demo |= {"scales": scales} if scales else {}
+            if config.kind == "poisson":
+                demo["scale"] = 1.0  # the program's Poisson model does not divide by it
+        words.append(f"++{key}.{stage}={as_override(demo)}")
+    if "sub_dim" in finetune.params:
+        words.append(f"image.n_components={finetune.params['sub_dim']}")
+    return words
+
+
+OBJECTIVES = {"exact": _exact, "released": _released}
+
+
+def as_override(value: Any) -> str:
+    """Write nested mappings and lists as Hydra reads them."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{k}:{as_override(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(as_override, value)) + "]"
+    return str(value)
+
+
+def quoted(path: Path) -> str:
+    """Write a path as Hydra reads it, whatever it holds."""
+    text = str(path).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{text}'"
