@@ -32,7 +32,9 @@ def test_notebook_runs_from_end_to_end(tmp_path: Path, monkeypatch: pytest.Monke
     from nbclient import NotebookClient
 
     notebook = nbformat.read(DOCS / "notebook.ipynb", as_version=4)
-    assert not [c for c in notebook.cells if c.get("outputs")], "kept without output: jupyter nbconvert --clear-output --inplace"
+    assert not [c for c in notebook.cells if c.get("outputs")], (
+        "kept without output: jupyter nbconvert --clear-output --inplace"
+    )
     monkeypatch.setenv("PYTHONPATH", str(DOCS.parent))
     resources = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
