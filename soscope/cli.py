@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if errors:
             raise SoScopeError("\n".join(dict.fromkeys(_explain(e, verb) for e in errors)))
     except KeyboardInterrupt:
-        _complain("Stopped. The same command goes on from the last finished epoch.")
+        _complain("Stopped. The same command goes on from what is finished.")
         sys.exit(130)
     except Exception as error:
         if _wants_traceback(words):

@@ -123,4 +123,6 @@ VERBS = {
     "enhance": _again("enhance", ("enhance", "report")),
     "report": _again("report", ("report",)),
     "benchmark": Verb(_benchmark),
+    "features": _tool("soscope.tools.features:run", "soscope.tools.features:FeaturesConfig"),
+    "graph": _tool("soscope.tools.graph:run", "soscope.tools.graph:GraphConfig"),
 }

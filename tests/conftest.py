@@ -13,7 +13,8 @@ import torch
 from omegaconf import DictConfig
 
 from soscope.cli import conf_dir, main
-from soscope.config import register
+from soscope.config import Config, register
+from soscope.verbs import VERBS
 
 torch.set_num_threads(2)
 register()
@@ -57,7 +58,8 @@ def compose() -> Callable[..., DictConfig]:
 
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
             simulated = not any(o.startswith("data=") and o != "data=demo" for o in overrides)
-            tiny = [o for o in TINY if simulated or "options" not in o]
+            register(name, VERBS[name].root)
+            tiny = [o for o in TINY if VERBS[name].root is Config and (simulated or "options" not in o)]
             return compose(name, overrides=[*tiny, *overrides])
 
     return make

@@ -22,7 +22,7 @@ OUTSIDE = {
 }
 ORDER = [
     *("errors", "matrices", "checks", "nn", "affine", "lattice", "kernels", "kriging"),
-    *("posteriors", "likelihoods", "contract", "read", "prepare"),
+    *("posteriors", "likelihoods", "contract", "read", "prepare", "tools"),
     *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "benchmark", "report"),
     *("loggers", "stages", "artifacts", "run", "methods", "benchmarking", "validating", "verbs", "cli"),
     *("settings", "convert", "kinds", "made", "pp", "fitted", "tl", "pl"),

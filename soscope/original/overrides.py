@@ -74,10 +74,8 @@ def _data(config: OriginalConfig, data_dir: Path) -> list[str]:
 def _networks(config: OriginalConfig) -> list[str]:
     p = config.params
     words = [f"split.subspots={p['sub_node']}", f"platform.subspots={p['sub_node']}"]
-    words += [f"model.n_latent={p['z_dim']}"] * ("z_dim" in p)
-    words += [f"model.n_heads={p['head_num']}"] * ("head_num" in p)
-    words += [f"image.weight={p['graph_loss_weight']}"] * ("graph_loss_weight" in p)
-    return words
+    same = {"z_dim": "model.n_latent", "head_num": "model.n_heads", "graph_loss_weight": "image.weight"}
+    return words + [f"{key}={p[name]}" for name, key in same.items() if name in p]
 
 
 def _length(stage: str, steps: int) -> list[str]:

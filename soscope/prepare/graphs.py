@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from rich.progress import track
 from scipy import sparse
 from scipy.spatial import cKDTree
 
@@ -61,11 +62,11 @@ def nearest_edges(xy: np.ndarray, n_neighbours: int, reach: float = 1.3) -> np.n
     return np.unique(np.concatenate([pairs, pairs[::-1]], 1), axis=1)
 
 
-def distances(values: Rows, edges: np.ndarray, chunk: int = BLOCK) -> np.ndarray:
+def distances(values: Rows, edges: np.ndarray, chunk: int = BLOCK, progress: bool = False) -> np.ndarray:
     """Return the Euclidean distances of rows ``(n, width)`` at the ends of edges, ``(n_edges,)``, ``chunk`` entries at a time."""
     step = max(chunk // max(values.shape[1], 1), 1)
     found = [np.zeros(0)]
-    for i in range(0, edges.shape[1], step):
+    for i in track(range(0, edges.shape[1], step), "similarity", disable=not progress, transient=True):
         ends, places = np.unique(edges[:, i : i + step], return_inverse=True)
         here, there = places.reshape(2, -1)
         rows = values[ends].astype(np.float64)
@@ -73,7 +74,7 @@ def distances(values: Rows, edges: np.ndarray, chunk: int = BLOCK) -> np.ndarray
     return np.concatenate(found)
 
 
-def similarity(values: Rows, edges: np.ndarray, scale: float = 5.0) -> np.ndarray:
+def similarity(values: Rows, edges: np.ndarray, scale: float = 5.0, progress: bool = False) -> np.ndarray:
     """Weigh edges by how alike their ends are, ``(n_edges,)``.
 
     Parameters
@@ -84,6 +85,8 @@ def similarity(values: Rows, edges: np.ndarray, scale: float = 5.0) -> np.ndarra
         ``(2, n_edges)``.
     scale
         The edge of median distance weighs ``1 / scale``, the closest 1.
+    progress
+        Show a bar.
 
     Notes
     -----
@@ -92,7 +95,7 @@ def similarity(values: Rows, edges: np.ndarray, scale: float = 5.0) -> np.ndarra
     """
     if not edges.shape[1]:
         return np.zeros(0)
-    d = distances(values, edges)
+    d = distances(values, edges, progress=progress)
     nearest, median = d.min(), np.median(d)
     if median <= nearest:
         return np.ones_like(d)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,27 +18,28 @@ from soscope.prepare.encoders import ImageEncoder
 
 
 class PatchCutter:
-    """Cuts square patches around points, resized to a fixed number of pixels.
+    """Cuts patches around points, resized to a square of a fixed number of pixels.
 
     Parameters
     ----------
     image
         ``(3, height, width)`` of uint8.
     width_px
-        Width of a patch in pixels of ``image``; parts beyond the border are mirrored.
+        Width of a square patch in pixels of ``image``, or its width and height; parts beyond the border are mirrored.
     input_px
         Width of the patches returned.
     """
 
-    def __init__(self, image: np.ndarray, width_px: float, input_px: int) -> None:
-        self.reduce = max(1, int(width_px / input_px))
+    def __init__(self, image: np.ndarray, width_px: float | tuple[float, float], input_px: int) -> None:
+        size = torch.tensor(np.broadcast_to(width_px, 2), dtype=torch.float32)
+        self.reduce = max(1, int(np.min(width_px) / input_px))
         pixels = torch.from_numpy(np.ascontiguousarray(image))[None].float() / 255
         if self.reduce > 1:  # average first, so that shrinking does not alias
             pixels = avg_pool2d(pixels, self.reduce, ceil_mode=True, count_include_pad=False)
         self.image = pixels
         steps = (torch.arange(input_px) + 0.5) / input_px - 0.5
         y, x = torch.meshgrid(steps, steps, indexing="ij")
-        self.window = torch.stack([x, y], -1) * width_px / self.reduce
+        self.window = torch.stack([x, y], -1) * size / self.reduce
 
     def __call__(self, xy_px: np.ndarray) -> Tensor:
         """Return patches ``(n, 3, input_px, input_px)`` in [0, 1] around ``xy_px``, ``(n, 2)``."""
@@ -48,6 +50,14 @@ class PatchCutter:
         flat = grid.reshape(1, n * rows, columns, 2)
         cut = grid_sample(self.image, flat, mode="bilinear", padding_mode="reflection", align_corners=False)
         return cut.reshape(3, n, rows, columns).transpose(0, 1)
+
+
+def encoded(encoder: ImageEncoder, batches: Iterable[Tensor]) -> Iterator[np.ndarray]:
+    """Encode patches batch by batch: for each ``(n, 3, px, px)``, features ``(n, n_features)``."""
+    for patches in batches:
+        with torch.inference_mode():
+            features = encoder(patches).numpy()
+        yield features
 
 
 def encode_patches(
@@ -72,9 +82,8 @@ def encode_patches(
             return np.load(file)
     cutter = PatchCutter(image, width_px, input_px)
     parts = np.array_split(xy_px, max(1, -(-len(xy_px) // batch_size)))
-    with torch.inference_mode():
-        steps = track(parts, f"image features ({encoder.name})", disable=not progress, transient=True)
-        features = np.concatenate([encoder(cutter(part)).numpy().astype(np.float16) for part in steps])
+    steps = track(parts, f"image features ({encoder.name})", disable=not progress, transient=True)
+    features = np.concatenate([f.astype(np.float16) for f in encoded(encoder, map(cutter, steps))])
     if file is not None:
         save_array(file, features)
     return features

@@ -38,27 +38,49 @@ def read_truth(file: Path, features: list[str], n_subspots: int) -> AnnData:
     DataError
         For files that cannot be read, and shapes, names or values that do not fit.
     """
-    file = Path(file).expanduser()
-    if not file.is_file():
-        raise DataError(f"data.truth='{file}' is not a file. Name a .csv, .npy or .h5ad of {n_subspots:,} rows.")
-    if file.suffix not in READ:
-        raise DataError(f"data.truth='{file}': '{file.suffix}' is not understood. Give one of: {', '.join(READ)}.")
-    try:
-        table, names = READ[file.suffix](file, n_subspots)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"data.truth='{file}' cannot be read ({type(error).__name__}: {error}).") from error
-    if table.n_obs != n_subspots:
-        raise DataError(
-            f"data.truth='{file}' has {table.n_obs:,} rows, the section {n_subspots:,} subspots. Give one row per subspot, in "
-            "the order of the section's subspots."
-        )
+    table, names = read_profiles(file, n_subspots, "data.truth", "subspot")
     columns = _columns(names, features, table.n_vars, file)
     chosen = table[:, columns].copy()
     chosen.var_names = pd.Index(features)
     check_finite(chosen.X, f"data.truth='{file}'", chosen.obs_names.tolist(), features)
     return chosen
+
+
+def read_profiles(file: Path, n_rows: int, setting: str, unit: str) -> tuple[AnnData, list[str] | None]:
+    """Read profiles from ``.csv``, ``.npy`` or ``.h5ad``, and the names of their features where the file has any.
+
+    Parameters
+    ----------
+    file
+        As for `read_truth`.
+    n_rows
+        Rows expected.
+    setting, unit
+        What messages call the file and a row: the setting that names it, and ``spot`` or ``subspot``.
+
+    Raises
+    ------
+    DataError
+        For files that cannot be read, hold words, or have another number of rows.
+    """
+    file = Path(file).expanduser()
+    where = f"{setting}='{file}'"
+    if not file.is_file():
+        raise DataError(f"{where} is not a file. Name a .csv, .npy or .h5ad of {n_rows:,} rows.")
+    if file.suffix not in READ:
+        raise DataError(f"{where}: '{file.suffix}' is not understood. Give one of: {', '.join(READ)}.")
+    try:
+        table, names = READ[file.suffix](file, n_rows, where)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{where} cannot be read ({type(error).__name__}: {error}).") from error
+    if table.n_obs != n_rows:
+        raise DataError(
+            f"{where} has {table.n_obs:,} rows, the section {n_rows:,} {unit}s. Give one row per {unit}, in "
+            f"the order of the section's {unit}s."
+        )
+    return table, names
 
 
 def _columns(names: list[str] | None, features: list[str], n_columns: int, file: Path) -> list[int]:
@@ -82,9 +104,9 @@ def _columns(names: list[str] | None, features: list[str], n_columns: int, file:
     )
 
 
-def _from_csv(file: Path, n_subspots: int) -> tuple[AnnData, list[str] | None]:
+def _from_csv(file: Path, n_rows: int, where: str) -> tuple[AnnData, list[str] | None]:
     table = pd.read_csv(file)
-    unnamed = all(_is_number(str(c)) for c in table.columns) and len(table) == n_subspots - 1
+    unnamed = all(_is_number(str(c)) for c in table.columns) and len(table) == n_rows - 1
     if unnamed:
         table = pd.read_csv(file, header=None)
     first = str(table.columns[0])
@@ -93,7 +115,7 @@ def _from_csv(file: Path, n_subspots: int) -> tuple[AnnData, list[str] | None]:
     words = [c for c in table.columns if not pd.api.types.is_numeric_dtype(table[c])]
     if words or not table.shape[1]:
         raise DataError(
-            f"data.truth='{file}': {f'column {words[0]!r} holds words' if words else 'there is no column of numbers'}. "
+            f"{where}: {f'column {words[0]!r} holds words' if words else 'there is no column of numbers'}. "
             "Give numbers, with at most one column of row names, the first."
         )
     rows = pd.DataFrame(index=table.index.astype(str))
@@ -104,16 +126,14 @@ def _is_number(text: str) -> bool:
     return re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?(\.\d+)?", text.strip()) is not None
 
 
-def _from_npy(file: Path, n_subspots: int) -> tuple[AnnData, list[str] | None]:
+def _from_npy(file: Path, n_rows: int, where: str) -> tuple[AnnData, list[str] | None]:
     values = np.load(file, allow_pickle=False)
     if values.ndim != 2 or values.dtype.kind not in "iufb":
-        raise DataError(
-            f"data.truth='{file}': expected numbers, subspots by features, found shape {values.shape} of {values.dtype}."
-        )
+        raise DataError(f"{where}: expected numbers in rows by features, found shape {values.shape} of {values.dtype}.")
     return AnnData(X=values.astype(np.float64), obs=pd.DataFrame(index=[str(i) for i in range(len(values))])), None
 
 
-def _from_h5ad(file: Path, n_subspots: int) -> tuple[AnnData, list[str] | None]:
+def _from_h5ad(file: Path, n_rows: int, where: str) -> tuple[AnnData, list[str] | None]:
     table = read_h5ad(file)
     return table, table.var_names.astype(str).tolist()
 
