@@ -19,12 +19,13 @@ from soscope import contract
 from soscope.benchmark.cases import Case
 from soscope.benchmark.merge import check_rule, merge
 from soscope.benchmark.summary import as_tables, draw_table, summarise
-from soscope.config import paths_of
+from soscope.config import paths_of, section_names
 from soscope.errors import ConfigError, DataError
 from soscope.folder import RunFolder, write_text
 from soscope.lattice import make_lattice
 from soscope.matrices import to_dense
 from soscope.methods import Bench, Method, choose_methods
+from soscope.prepare.encoders.precomputed import feature_files
 from soscope.prepare.panel import representation_of
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import make_reader, read_truth
@@ -72,6 +73,9 @@ def check_benchmark(cfg: Any) -> None:
 def section_config(cfg: Any, path: Path | None) -> Any:
     """Return the config of one section: its own path, and the geometry of merged spots."""
     own = OmegaConf.merge(cfg, {"data": {"path": None if path is None else str(path)}})
+    if cfg.image.features is not None:
+        files = feature_files(cfg.image.features, section_names(cfg))
+        own.image.features = str(files[paths_of(cfg).index(path)])
     if rule_of(cfg) != GIVEN:
         k = check_rule(rule_of(cfg), make_lattice(cfg.platform.lattice))
         own.split.subspots = k

@@ -12,13 +12,15 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, ListConfig, OmegaConf
 
+from soscope.channels import PERCENTILES
+from soscope.cluster.settings import ClusterConfig
 from soscope.names import section_name
 from soscope.nn.schedule import Exponential
 from soscope.released.settings import demo_epochs, demo_rate
 
-STAGES = ("prepare", "pretrain", "finetune", "enhance", "report")
+STAGES = ("prepare", "pretrain", "finetune", "enhance", "cluster", "report")
 BENCHMARK_STAGES = ("prepare", "score", "compare")
-WITHOUT_EFFECT = ("stages", "traceback", "dry_run", "logger", "run", "enhance", "report", "validate")
+WITHOUT_EFFECT = ("stages", "traceback", "dry_run", "logger", "run", "enhance", "cluster", "report", "validate")
 """Groups that do not change what is trained, and so do not name a run folder; neither do these keys:"""
 WITHOUT_EFFECT_INSIDE = {
     "data": ("workers",),
@@ -26,6 +28,8 @@ WITHOUT_EFFECT_INSIDE = {
     "image": ("cache",),
     "benchmark": ("name", "seeds", "methods", "models"),
 }
+RETIRED = {"report": ("n_clusters",)}
+"""Settings of earlier versions that a run folder may hold; they have no counterpart today."""
 
 
 @dataclass
@@ -93,9 +97,16 @@ class ImageConfig:
 
     encoder: str = MISSING
     weights: str | None = None
+    model: str | None = None  # encoder=timm: a name of timm, or hf-hub:owner/model
+    features: Any = None  # encoder=precomputed: a file, or one per section
+    options: dict[str, Any] = field(default_factory=dict)  # what the encoder takes besides
+    channels: Any = None  # names or numbers of the channels it sees; null: all
+    scaling: list[float] = field(
+        default_factory=lambda: list(PERCENTILES)
+    )  # percentiles of a channel that become 0 and 1
     color: bool = True
     patch_width_um: float | None = None
-    input_px: int = 96
+    input_px: int | None = 96  # null: what the encoder wants
     batch_size: int = 64
     n_components: int = 32
     smoothing: float = 0.5
@@ -175,8 +186,9 @@ class ReportConfig:
 
     features: list[str] | None = None
     n_features: int = 6
-    n_clusters: int = 6
     dpi: int = 110
+    interactive: bool = True  # maps to move about in, with a search for features
+    interactive_mb: float = 20.0  # megabytes of the page their values may take
 
 
 @dataclass
@@ -212,6 +224,7 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
     enhance: EnhanceConfig = field(default_factory=EnhanceConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     benchmark: BenchmarkConfig | None = None
     validate: bool = False  # first score the model on these sections with their spots merged

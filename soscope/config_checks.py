@@ -8,12 +8,16 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from soscope.cluster.settings import ClusterConfig
 from soscope.config import BENCHMARK_STAGES, STAGES, paths_of, section_names
 from soscope.errors import ConfigError
 
 INF = math.inf
 BETWEEN = {
     "seed": (0, 2**31 - 1),
+    "cluster.fit_on": (100, INF),
+    "cluster.n_components": (1, 1000),
+    "cluster.n_neighbours": (2, 1000),
     "data.held_out": (0.0, 0.5),
     "data.memory_gb": (0.01, INF),
     "data.workers": (0, 256),
@@ -32,7 +36,7 @@ BETWEEN = {
     "objective.dropout": (0.0, 0.9),
     "objective.mask_share": (0.0, 0.9),
     "platform.pitch_um": (1e-3, INF),
-    "report.n_clusters": (1, 100),
+    "report.interactive_mb": (0.01, 2000.0),
     "split.subspots": (2, 10_000),
 }
 """Least and largest value by full key; a setting that is not set has none to be checked."""
@@ -50,10 +54,12 @@ def check(cfg: DictConfig) -> None:
     _one_of("stages", cfg.stages, STAGES if cfg.benchmark is None else BENCHMARK_STAGES)
     _one_of("split.extent", [cfg.split.extent], ("cell", "spot"))
     _one_of("enhance.posterior", [cfg.enhance.posterior], ("conditional", "prior"))
-    _check_objective(cfg)
+    _check_names_of_classes(cfg)
     _check_ranges(cfg)
+    _check_scaling(cfg)
     _check_tiles(cfg)
     _check_model(cfg)
+    _check_clusters(cfg.cluster)
     if cfg.benchmark is not None:
         _check_benchmark(cfg)
     _check_names(cfg)
@@ -68,6 +74,12 @@ def _check_ranges(cfg: DictConfig) -> None:
         _between(f"{stage}.steps_per_epoch", cfg[stage].steps_per_epoch, len(paths_of(cfg)), INF)
 
 
+def _check_scaling(cfg: DictConfig) -> None:
+    low_high = list(cfg.image.scaling)
+    if len(low_high) != 2 or not 0 <= low_high[0] < low_high[1] <= 100:
+        raise ConfigError(f"image.scaling={low_high} must be two percentiles, as in image.scaling=[1,99.8].")
+
+
 def _check_tiles(cfg: DictConfig) -> None:
     spots = cfg.data.tile_spots
     if spots != "auto" and not (isinstance(spots, int) and spots > 0):
@@ -75,6 +87,11 @@ def _check_tiles(cfg: DictConfig) -> None:
 
 
 def _check_model(cfg: DictConfig) -> None:
+    if cfg.validate and cfg.image.features is not None:
+        raise ConfigError(
+            f"validate=true merges spots, whose parts are none of the subspots that image.features={cfg.image.features} has rows "
+            "for. Leave one of them out."
+        )
     if cfg.split.extent == "spot" and cfg.platform.spot_diameter_um is None:
         raise ConfigError(
             f"split.extent=spot needs platform.spot_diameter_um, which platform={cfg.platform.name} does not set."
@@ -93,6 +110,26 @@ def _check_model(cfg: DictConfig) -> None:
             f"{', '.join(tables)} (first that differs: '{wrong}'). Give each of them once: "
             f"'data.features={{{', '.join(f'{t}: 100' for t in tables)}}}'."
         )
+
+
+def _check_clusters(cluster: DictConfig) -> None:
+    from soscope.cluster.criteria import CRITERIA  # late: they bring scikit-learn
+    from soscope.cluster.methods import METHODS
+
+    _one_of("cluster.methods", cluster.methods, tuple(METHODS))
+    if len(set(cluster.methods)) < len(cluster.methods):
+        raise ConfigError(f"cluster.methods={list(cluster.methods)} names one twice.")
+    _one_of("cluster.criterion", [cluster.criterion], tuple(CRITERIA))
+    limits = list(cluster.range)
+    if len(limits) != 2 or not 1 <= limits[0] <= limits[1] <= 100:
+        raise ConfigError(
+            f"cluster.range={limits} must be the least and the largest number, such as cluster.range=[1,15]."
+        )
+    resolutions = list(cluster.resolutions)
+    if not resolutions or len(set(resolutions)) < len(resolutions):
+        raise ConfigError(f"cluster.resolutions={resolutions} must name at least one, and none twice: [0.1,0.3,1.0].")
+    for resolution in resolutions:
+        _between("cluster.resolutions", resolution, 1e-3, 100.0)
 
 
 def _check_names(cfg: DictConfig) -> None:
@@ -114,6 +151,8 @@ def _check_benchmark(cfg: DictConfig) -> None:
         raise ConfigError(
             f"enhance.draws={cfg.enhance.draws}, but a benchmark keeps no draws. Leave enhance.draws out."
         )
+    if cfg.cluster != OmegaConf.structured(ClusterConfig):
+        raise ConfigError("cluster.* groups the subspots of a trained run; a benchmark groups none. Leave it out.")
     seeds = list(cfg.benchmark.seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(
@@ -132,9 +171,11 @@ def _check_benchmark(cfg: DictConfig) -> None:
         raise ConfigError("data.truth is the truth of one section, data.path names several. Benchmark them one by one.")
 
 
-def _check_objective(cfg: DictConfig) -> None:
+def _check_names_of_classes(cfg: DictConfig) -> None:
     from soscope.build import OBJECTIVES  # late: it brings torch and Lightning, which `soscope --help` can do without
+    from soscope.prepare.encoders import ENCODERS
 
+    _one_of("image.encoder", [cfg.image.encoder], tuple(sorted(ENCODERS)))
     _one_of("objective.name", [cfg.objective.name], tuple(OBJECTIVES))
     for key, value in (cfg.objective.fixed or {}).items():
         found = OmegaConf.select(cfg, key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,9 @@ from anndata.io import read_elem, sparse_dataset, write_elem
 from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Identity, Scale, set_transformation
+from xarray import DataArray
 
+from soscope.channels import RGB
 from soscope.errors import DataError
 
 T = TypeVar("T")
@@ -46,7 +48,7 @@ def enhanced_name(modality: str) -> str:
 
 def new_section(
     name: str,
-    image: np.ndarray | None,
+    image: np.ndarray | DataArray | None,
     spot_names: list[str],
     xy_px: np.ndarray,
     radius_px: float,
@@ -60,7 +62,7 @@ def new_section(
     name
         Name of the section.
     image
-        ``(channels, height, width)`` of uint8, or ``None``.
+        ``(channels, height, width)`` of uint8, uint16 or float, or ``None``; with stains from `named_channels`.
     spot_names, xy_px, radius_px
         Unique names, centres ``(n_spots, 2)`` as x, y in pixels of ``image``, and radius.
     tables
@@ -69,9 +71,10 @@ def new_section(
     attrs
         Further facts to keep: the reader's name, files, what was done.
     """
-    images = (
-        {} if image is None else {IMAGE: Image2DModel.parse(image, dims=("c", "y", "x"), c_coords=_channels(image))}
-    )
+    images = {}
+    if image is not None:
+        pixels = np.asarray(image)
+        images[IMAGE] = Image2DModel.parse(pixels, dims=("c", "y", "x"), c_coords=_channels(image))
     spots = gpd.GeoDataFrame({"radius": float(radius_px)}, geometry=shapely.points(xy_px), index=pd.Index(spot_names))
     annotated = {}
     for modality, table in tables.items():
@@ -152,6 +155,11 @@ def image_of(sdata: SpatialData) -> np.ndarray | None:
     if IMAGE not in sdata.images:
         return None
     return np.asarray(sdata.images[IMAGE].data)
+
+
+def channels_of(sdata: SpatialData) -> list[str]:
+    """Return the names of the image's channels; none without an image."""
+    return [] if IMAGE not in sdata.images else [str(name) for name in sdata.images[IMAGE].coords["c"].values]
 
 
 def write_section(sdata: SpatialData, path: Path) -> None:
@@ -274,6 +282,15 @@ def quiet() -> Iterator[None]:
             logging.disable(before)
 
 
-def _channels(image: np.ndarray) -> list[str]:
-    names = ["r", "g", "b"]
-    return names if image.shape[0] == 3 else [f"channel_{i}" for i in range(image.shape[0])]
+def named_channels(image: np.ndarray, names: Sequence[str]) -> DataArray:
+    """Give the channels of an image ``(channels, height, width)`` names, such as stains, for `new_section`."""
+    if len(names) != image.shape[0] or len(set(names)) < len(names):
+        raise DataError(f"an image of {image.shape[0]} channels needs as many different names, found {list(names)}.")
+    return DataArray(image, dims=("c", "y", "x"), coords={"c": list(names)})
+
+
+def _channels(image: np.ndarray | DataArray) -> list[str]:
+    if isinstance(image, DataArray):
+        return [str(name) for name in image.coords["c"].values]
+    colour = image.shape[0] == len(RGB) and image.dtype == np.uint8
+    return list(RGB) if colour else [f"channel_{i}" for i in range(image.shape[0])]

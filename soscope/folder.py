@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from soscope.config import hash_of, relevant, resolved
+from soscope.config import RETIRED, hash_of, relevant, resolved
 from soscope.cost import Cost
 from soscope.errors import RunFolderError
 
@@ -42,6 +42,7 @@ class RunFolder:
         self.validation_file = path / "validation.csv"
         self.advice_file = path / "advice.csv"
         self.intervals_file = path / "intervals.csv"
+        self.clusters_file = path / "clusters.csv"
 
     def prepared(self, section: str) -> Path:
         """Return where a prepared section lies."""
@@ -103,9 +104,9 @@ class RunFolder:
             write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(ours)))
 
     def keep(self, cfg: Any) -> None:
-        """Write what a command that came back set anew: how the result is enhanced, scored and reported."""
+        """Write what a command that came back set anew: how the result is enhanced, clustered, scored and reported."""
         stored, now = yaml.safe_load(self.config_file.read_text()), resolved(cfg)
-        stored |= {group: now[group] for group in ("enhance", "report", "benchmark", "validate")}
+        stored |= {group: now[group] for group in ("enhance", "cluster", "report", "benchmark", "validate")}
         write_text(self.config_file, OmegaConf.to_yaml(OmegaConf.create(stored)))
 
     def config(self) -> DictConfig:
@@ -114,7 +115,11 @@ class RunFolder:
             raise RunFolderError(
                 f"run='{self.path}' holds no run: no config.yaml in it. Give the folder of a finished run."
             )
-        return OmegaConf.create(self.config_file.read_text())  # type: ignore[return-value]
+        stored: Any = OmegaConf.create(self.config_file.read_text())
+        for group, keys in RETIRED.items():
+            for key in keys:
+                stored.get(group, {}).pop(key, None)
+        return stored
 
     def marks(self) -> dict[str, Any]:
         """Return what is noted of finished stages."""

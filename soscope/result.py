@@ -18,6 +18,7 @@ from spatialdata import SpatialData
 from spatialdata.models import TableModel
 
 from soscope import contract
+from soscope.channels import composite
 from soscope.data.section import Section
 from soscope.matrices import Matrix
 from soscope.split import Split
@@ -137,7 +138,7 @@ def _standalone(result: SpatialData, modality: str) -> AnnData:
     image = contract.image_of(result)
     area = result.shapes[contract.SUBSPOTS].area.median()
     scale = {"spot_diameter_fullres": float(2 * np.sqrt(area / np.pi)), "tissue_hires_scalef": 1.0}
-    images = {} if image is None else {"hires": np.moveaxis(image, 0, -1)}
+    images = {} if image is None else {"hires": composite(image, contract.channels_of(result))}
     table.uns["spatial"] = {facts["section"]: {"images": images, "scalefactors": scale}}
     table.uns["soscope"] = {k: str(v) for k, v in facts.items()}
     return table

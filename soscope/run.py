@@ -14,7 +14,7 @@ import torch
 
 from soscope import artifacts, stages
 from soscope.benchmark.comparison import as_table
-from soscope.config import features_wanted, paths_of, resolved
+from soscope.config import features_wanted, paths_of, resolved, section_names
 from soscope.config_checks import check
 from soscope.cost import measured
 from soscope.dry_run import say_estimates
@@ -22,6 +22,7 @@ from soscope.errors import ConfigError
 from soscope.folder import RunFolder
 from soscope.likelihoods import make_likelihood
 from soscope.loggers import Artifact, check_logger, finish, make_loggers
+from soscope.prepare.encoders.precomputed import feature_files
 from soscope.provenance import check_inputs, note_stage
 from soscope.read import make_reader
 from soscope.read.base import hash_files
@@ -202,7 +203,9 @@ def _input_hashes(reader: Any, cfg: Any) -> dict[str, str]:
         raise ConfigError(f"data={cfg.data.reader} needs data.path=FOLDER.")
     wanted = [features_wanted(cfg, modality) for modality in cfg.model.modalities]
     named = [cfg.image.weights, cfg.data.truth, *(w for w in wanted if isinstance(w, str))]
-    return hash_files([f for f in (*files, *(Path(n).expanduser() for n in named if n)) if f.is_file()])
+    features = [] if cfg.image.features is None else feature_files(cfg.image.features, section_names(cfg))
+    given = [Path(n).expanduser() for n in named if n]
+    return hash_files([f for f in (*files, *given, *features) if f.is_file()])
 
 
 TRAINING = Plan(
@@ -211,6 +214,7 @@ TRAINING = Plan(
         "pretrain": Stage(stages.pretrain, on_every_rank=True, makes=artifacts.encoder),
         "finetune": Stage(stages.finetune, on_every_rank=True, makes=artifacts.model),
         "enhance": Stage(stages.enhance, settings=("enhance",), on_every_rank=True, makes=artifacts.results),
+        "cluster": Stage(stages.cluster, settings=("cluster",)),
         "report": Stage(stages.report, settings=("report",)),
     },
     check=_check_devices,

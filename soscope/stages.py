@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,11 +20,13 @@ from soscope import contract
 from soscope.benchmark.comparison import compare
 from soscope.benchmark.verdicts import read_table
 from soscope.build import build_finetune, build_pretrain, describe
+from soscope.cluster.section import Result, cluster_section
 from soscope.config import paths_of, section_names
 from soscope.data.module import SectionsDataModule, Tiling
 from soscope.data.section import Section
 from soscope.draws import Drawing, blocks_to_draw, write_draws
 from soscope.enhance import Divider, latent_means
+from soscope.errors import RunFolderError
 from soscope.folder import RunFolder, write_text
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.loggers import log_images
@@ -181,6 +183,8 @@ def enhance(run: Run) -> None:
         write_result(frame, run.folder.result(section.name), files, blocks)
         scores += _against_truth(run, section)
         _draw(run, section, divider)
+    if is_main_process():
+        run.folder.clusters_file.unlink(missing_ok=True)  # they were those of the earlier result
     if scores:
         write_text(run.folder.comparison_file, pd.concat(scores).to_csv(index=False))
 
@@ -234,6 +238,27 @@ def _against_truth(run: Run, section: Section) -> list[pd.DataFrame]:
         if truth.obs_names.equals(enhanced.obs_names):
             rows.append(compare(section, modality, likelihood, Split(enhanced.X), truth))
     return rows
+
+
+def cluster(run: Run) -> None:
+    """Group the subspots of every enhanced section, write the groups into its tables, and what was tried into a file."""
+    if "enhance" not in run.folder.marks():
+        raise RunFolderError(
+            f"'{run.folder.path}' holds no enhanced profiles to cluster. Finish the run first, or write them again: "
+            "soscope enhance run=DIR."
+        )
+
+    def progress(parts: Iterable[Any], what: str, n_parts: int) -> Iterable[Any]:
+        hidden = not run.cfg.trainer.progress
+        return track(parts, what, total=n_parts, console=console, transient=True, disable=hidden)
+
+    tried = []
+    for name in run.sections:
+        files = {m: run.folder.table(name, m) for m in run.modalities}
+        counted = {m: run.likelihood(m).sparse_result for m in run.modalities}
+        result = Result(name, run.folder.result(name), files, counted)
+        tried.append(cluster_section(result, run.cfg.model.z_width, run.cfg.cluster, run.cfg.seed, progress))
+    write_text(run.folder.clusters_file, pd.concat(tried).to_csv(index=False))
 
 
 def report(run: Run) -> None:

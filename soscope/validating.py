@@ -17,6 +17,7 @@ from soscope.benchmark.intervals import coverage_by_factor, find_widening
 from soscope.benchmark.summary import OURS, over_seeds
 from soscope.benchmark.verdicts import KRIGING, advise, in_one_line, judge, read_table, said_of_intervals
 from soscope.benchmarking import BENCHMARK, benches, check_benchmark, collect
+from soscope.cluster.settings import ClusterConfig
 from soscope.config import BENCHMARK_STAGES, BenchmarkConfig, LoggerConfig
 from soscope.errors import ConfigError, DataError
 from soscope.folder import write_text
@@ -98,7 +99,7 @@ def validation_config(cfg: Any, features: Any, rule: str, methods: Sequence[str]
     own.validate, own.stages, own.logger = False, list(BENCHMARK_STAGES), LoggerConfig()
     own.data.features, own.data.truth = features, None
     own.split.extent = "cell"  # merged spots fill their cells
-    own.enhance.draws = 0
+    own.enhance.draws, own.cluster = 0, ClusterConfig()
     own.trainer.devices, own.trainer.num_nodes, own.trainer.strategy = 1, 1, "auto"
     return own
 

@@ -120,7 +120,8 @@ def _stored(verb: str, changes: tuple[str, ...], cfg: Any, overrides: list[str])
 VERBS = {
     "train": Verb(_training),
     "prepare": Verb(_training),
-    "enhance": _again("enhance", ("enhance", "report")),
+    "enhance": _again("enhance", ("enhance", "cluster", "report")),
+    "cluster": _again("cluster", ("cluster", "report")),
     "report": _again("report", ("report",)),
     "benchmark": Verb(_benchmark),
     "features": _tool("soscope.tools.features:run", "soscope.tools.features:FeaturesConfig"),

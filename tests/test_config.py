@@ -94,6 +94,8 @@ def test_values_that_cannot_run(overrides: list[str], says: str, compose: Callab
     ("words", "says"),
     [
         (["model=zinb"], ["zinb", "gaussian", "nb", "poisson"]),
+        (["image=resnet"], ["resnet", "color", "efficientnet_lite0", "h_optimus", "precomputed", "timm", "uni"]),
+        (["image.encoder=resnet"], ["resnet", "color, efficientnet_lite0, inception_v3, none, precomputed, timm"]),
         (["data.feature=3"], ["data.feature", "Did you mean 'features'?"]),
         (["sede=3"], ["sede", "Did you mean 'seed'?"]),
         (["seed=abc"], ["seed", "abc", "int"]),
@@ -120,5 +122,17 @@ def test_command_line_mistakes_get_one_clear_message(
 def test_help_lists_verbs_and_groups(soscope: Callable, capsys: pytest.CaptureFixture) -> None:
     assert soscope("--help") == 0
     out = capsys.readouterr().out
-    for word in ("train", "prepare", "enhance", "report", "platform: ", "visium", "efficientnet_lite0", "--config-dir"):
+    for word in (
+        "train",
+        "prepare",
+        "enhance",
+        "report",
+        "platform: ",
+        "visium",
+        "efficientnet_lite0",
+        "timm",
+        "precomputed",
+        "uni",
+        "--config-dir",
+    ):
         assert word in out

@@ -49,6 +49,17 @@ def test_full_resolution_image_is_preferred_when_given(tmp_path: Path, suffix: s
         VisiumReader(image_file=str(tmp_path / "slide.none")).read(folder)
 
 
+def test_pages_of_a_full_resolution_image_are_channels(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s")
+    hires = Image.open(folder / "spatial" / "tissue_hires_image.png")
+    slide = hires.resize((hires.width * 2, hires.height * 2))
+    pages = [*slide.split(), slide.convert("L")]
+    pages[0].save(tmp_path / "slide.tif", save_all=True, append_images=pages[1:])
+    raw = VisiumReader(image_file=str(tmp_path / "slide.tif")).read(folder)
+    assert contract.channels_of(raw.sdata) == [f"channel_{i}" for i in range(4)]
+    np.testing.assert_array_equal(contract.image_of(raw.sdata), [np.asarray(page) for page in pages])
+
+
 def test_rna_and_protein_are_parted_by_feature_type(tmp_path: Path) -> None:
     raw = VisiumReader().read(write_folder(tmp_path / "s", protein=True))
     assert raw.sdata.tables["rna"].n_vars == 40

@@ -21,9 +21,9 @@ OUTSIDE = {
     "scanpy",
 }
 ORDER = [
-    *("errors", "matrices", "checks", "nn", "affine", "lattice", "kernels", "kriging"),
+    *("errors", "channels", "matrices", "checks", "nn", "affine", "lattice", "kernels", "kriging"),
     *("posteriors", "likelihoods", "contract", "read", "prepare", "tools"),
-    *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "benchmark", "report"),
+    *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "cluster", "benchmark", "report"),
     *("loggers", "stages", "artifacts", "run", "methods", "benchmarking", "validating", "verbs", "cli"),
     *("settings", "convert", "kinds", "made", "pp", "fitted", "tl", "pl"),
 ]

@@ -106,5 +106,7 @@ def _merged(raw: RawSection, groups: Coarser, averaged: Collection[str]) -> RawS
         truth.append(AnnData(X=fine, obs=pd.DataFrame(index=rows), var=pd.DataFrame(index=var.index)))
     facts = {key: v for key, v in contract.facts(raw.sdata).items() if key not in OF_THE_FORMAT}
     radius = float(np.median(raw.sdata.shapes[contract.SPOTS]["radius"])) * np.sqrt(k)
-    sdata = contract.new_section(raw.name, contract.image_of(raw.sdata), names, xy, radius, coarse, **facts)
+    image = contract.image_of(raw.sdata)
+    named = None if image is None else contract.named_channels(image, contract.channels_of(raw.sdata))
+    sdata = contract.new_section(raw.name, named, names, xy, radius, coarse, **facts)
     return RawSection(sdata, concat(truth, axis="var"))

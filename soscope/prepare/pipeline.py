@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from platformdirs import user_cache_path
+from omegaconf import OmegaConf
 from scipy import sparse
 from spatialdata import SpatialData
 
 from soscope import contract
+from soscope.channels import is_rgb
 from soscope.checks import check_counts
 from soscope.config import features_wanted
 from soscope.errors import ConfigError, DataError
 from soscope.lattice import make_lattice
 from soscope.likelihoods import Likelihood, make_likelihood
-from soscope.prepare.encoders import make_encoder
+from soscope.prepare.encoders import ImageEncoder, make_encoder
 from soscope.prepare.given import Given
 from soscope.prepare.graphs import Graph, neighbour_edges, similarity
-from soscope.prepare.image_features import encode_patches, reduce_features
+from soscope.prepare.image_features import SectionView, chosen_channels, reduce_features
 from soscope.prepare.panel import choose_features, represent, representation_of
 from soscope.prepare.placing import Placed, place, subspots_per_spot
 from soscope.rows import side_by_side
@@ -43,9 +43,10 @@ def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
     radius = lattice.radius_of(cfg.platform.n_neighbours)
     placed = [place(cfg, sdata, lattice) for sdata in raw]
     _check_counts(cfg, placed)
+    encoders = _encoders(cfg, placed)  # early: a network that cannot be had stops here
     tables = {m: _tables(cfg, m, placed, radius) for m in cfg.model.modalities}
     ends = np.cumsum([len(p.shapes) for p in placed])[:-1]
-    features = {name: np.split(values, ends) for name, values in _image_features(cfg, placed).items()}
+    features = {name: np.split(values, ends) for name, values in _image_features(cfg, placed, encoders).items()}
     return [
         _assemble(cfg, radius, p, {name: f[i] for name, f in features.items()}, {m: t[i] for m, t in tables.items()})
         for i, p in enumerate(placed)
@@ -92,7 +93,19 @@ def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float) ->
     return shaped
 
 
-def _image_features(cfg: Any, placed: Sequence[Placed]) -> dict[str, np.ndarray]:
+def _encoders(cfg: Any, placed: Sequence[Placed]) -> list[ImageEncoder]:
+    """Build what makes image features: the encoder chosen and colour beside it; none where sections bring features."""
+    if any(p.given is not None and p.given.features is not None for p in placed):
+        return []
+    image: Any = OmegaConf.to_container(cfg.image, resolve=True)
+    settings = {key: image[key] for key in ("model", "features")}
+    encoders = [make_encoder(image["encoder"], image["weights"], image["options"], **settings)]
+    if image["color"]:
+        encoders.append(make_encoder("color"))
+    return list({e.name: e for e in encoders}.values())
+
+
+def _image_features(cfg: Any, placed: Sequence[Placed], encoders: Sequence[ImageEncoder]) -> dict[str, np.ndarray]:
     """Encode and reduce patches of all sections together, so that features mean the same everywhere.
 
     Returns features by the encoder that made them, rows of all sections one after another.
@@ -100,12 +113,32 @@ def _image_features(cfg: Any, placed: Sequence[Placed]) -> dict[str, np.ndarray]
     given = [p.name for p in placed if p.given is not None and p.given.features is not None]
     if given:
         return {"given": _given_features(cfg, placed, given)}
-    encoders = [make_encoder(cfg.image.encoder, cfg.image.weights)]
-    if cfg.image.color:
-        encoders.append(make_encoder("color"))
-    encoders = [e for e in encoders if e.n_features]
-    blocks = {e.name: np.concatenate([_encode(cfg, e, p) for p in placed]) for e in encoders}
-    return {name: reduce_features(block, cfg.image.n_components, cfg.seed) for name, block in blocks.items()}
+    views = [_view(cfg, p, [one.name for one in placed]) for p in placed]
+    blocks = {e.name: together(e, views) for e in encoders}
+    return {
+        name: reduce_features(block, cfg.image.n_components, cfg.seed)
+        for name, block in blocks.items()
+        if block.shape[1]
+    }
+
+
+def together(encoder: ImageEncoder, views: Sequence[SectionView]) -> np.ndarray:
+    """Return one encoder's features, rows of all sections one after another."""
+    parts = [encoder.features_of(view) for view in views]
+    widths = [part.shape[1] for part in parts]
+    if len(set(widths)) > 1:
+        found = ", ".join(f"'{view.name}': {width}" for view, width in zip(views, widths, strict=True))
+        raise DataError(
+            f"image={encoder.name} gives sections different numbers of features ({found}), so they cannot be compared. Give all "
+            "the same columns, or choose the channels they share with image.channels=[...]."
+        )
+    return np.concatenate(parts)
+
+
+def _view(cfg: Any, p: Placed, sections: list[str]) -> SectionView:
+    where = {"um_per_px": p.um_per_px, "pitch_um": p.subspot_pitch_um, "xy_px": p.xy_px, "sdata": p.sdata}
+    subspots = p.shapes.index.astype(str).tolist()
+    return SectionView(p.name, sections, subspots, settings=cfg.image, progress=cfg.trainer.progress, **where)
 
 
 def _given_features(cfg: Any, placed: Sequence[Placed], given: list[str]) -> np.ndarray:
@@ -128,24 +161,6 @@ def _given_features(cfg: Any, placed: Sequence[Placed], given: list[str]) -> np.
         return np.concatenate(features)
     log.info("image features: %d columns reduced to image.n_components=%d", width, cfg.image.n_components)
     return reduce_features(np.concatenate(features), cfg.image.n_components, cfg.seed)
-
-
-def _encode(cfg: Any, encoder: Any, p: Placed) -> np.ndarray:
-    image = contract.image_of(p.sdata)
-    if image is None:
-        raise ConfigError(f"section '{p.name}' has no image; use image=none.")
-    width_px = (cfg.image.patch_width_um or p.subspot_pitch_um) / p.um_per_px
-    cache = Path(cfg.image.cache).expanduser() if cfg.image.cache else user_cache_path("soscope")
-    return encode_patches(
-        encoder,
-        image,
-        p.xy_px,
-        width_px,
-        cfg.image.input_px,
-        cfg.image.batch_size,
-        cache,
-        cfg.trainer.progress,
-    )
 
 
 def _assemble(
@@ -184,7 +199,7 @@ def _likelihood(choice: Any, n_features: int) -> Likelihood:
 
 def image_table(cfg: Any, p: Placed) -> AnnData:
     """Return the table of image features of one section as `prepare_sections` makes it, with the graph of its subspots."""
-    return _feature_table(cfg, p, _image_features(cfg, [p]))
+    return _feature_table(cfg, p, _image_features(cfg, [p], _encoders(cfg, [p])))
 
 
 def _feature_table(cfg: Any, p: Placed, image: dict[str, np.ndarray]) -> AnnData:
@@ -213,8 +228,18 @@ def _notes(cfg: Any, p: Placed, tables: dict[str, AnnData]) -> dict[str, Any]:
         "um_per_px": float(p.um_per_px),
         "subspots_per_spot": subspots_per_spot(p.parent, len(p.unit_xy)),
         "extent": cfg.split.extent if p.given is None else "given",
-        "image_encoder": "given" if brings_features else cfg.image.encoder,
+        "image_encoder": "given" if brings_features else " ".join(filter(None, [cfg.image.encoder, cfg.image.model])),
+        **_channel_notes(cfg, p),
         "adds_up": {m: _likelihood(c, 1).adds_up for m, c in cfg.model.modalities.items()},
         "representation": {m: c.representation for m, c in cfg.model.modalities.items()},
         "n_features_read": {m: int(p.sdata.tables[m].n_vars) for m in tables},
     }
+
+
+def _channel_notes(cfg: Any, p: Placed) -> dict[str, list[str]]:
+    """Name the channels encoders saw, in their order, for images that are not plain colour."""
+    image = contract.image_of(p.sdata)
+    names = contract.channels_of(p.sdata)
+    if image is None or (cfg.image.channels is None and is_rgb(image, names)):
+        return {}
+    return {"image_channels": [names[i] for i in chosen_channels(names, cfg.image.channels, f"section '{p.name}'")]}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from PIL import Image
+from PIL import Image, ImageSequence
 from spatialdata import SpatialData
 
 from soscope import contract
@@ -145,22 +146,77 @@ def as_rgb(image: np.ndarray, where: str) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+def as_image(image: np.ndarray, where: str, channels: Sequence[str] | None = None) -> np.ndarray:
+    """Return an image ``(channels, height, width)`` as a section keeps it: colour as `as_rgb`, fluorescence as it is.
+
+    Parameters
+    ----------
+    image
+        8-bit grey, RGB or RGBA become RGB. Other numbers of channels, 16 bits and floating point stay, and so does everything
+        whose ``channels`` have names.
+    where
+        The file, for messages.
+    channels
+        Names of the channels, for `soscope.contract.new_section`; `prepare` chooses among them.
+    """
+    if channels is None and image.dtype == np.uint8 and image.shape[0] in (1, 3, 4):
+        return as_rgb(image, where)
+    if image.dtype == np.int32 and image.min() >= 0 and image.max() <= np.iinfo(np.uint16).max:
+        image = image.astype(np.uint16)  # how 16-bit PNG files are opened
+    if image.dtype not in (np.uint8, np.uint16, np.float32, np.float64):
+        raise DataError(
+            f"{where}: expected an image of 8 or 16 bits or of floating point, found {image.dtype}. Convert it."
+        )
+    if not np.isfinite(image).all():
+        raise DataError(f"{where}: some pixels are not finite. Replace them before running.")
+    return np.ascontiguousarray(image)
+
+
 def open_image(file: Path) -> np.ndarray:
-    """Return an image file as ``(channels, height, width)``, however many pixels it has; `DataError` when it is damaged."""
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a slide is no decompression bomb
+    """Return an image file as ``(channels, height, width)``, however many pixels it has; `DataError` when it is damaged.
+
+    Grey pages of one size in a TIFF file are the channels of a fluorescence image; of others the first page counts.
+    """
     try:
-        with Image.open(file) as image:
-            plain = image.mode in ("L", "RGB", "RGBA") or image.mode.startswith(("I", "F"))
-            pixels = np.asarray(image if plain else image.convert("RGB"))
+        with _no_limit(), Image.open(file) as image:
+            pages = [_pixels(page) for page in ImageSequence.Iterator(image) if page.size == image.size]
     except Exception as error:
         raise DataError(
             f"'{file}' cannot be read as an image ({type(error).__name__}: {error}). It may be truncated: compare its size "
             "with the original's."
         ) from error
+    if len(pages) > 1 and all(page.ndim == 2 for page in pages):
+        return as_image(np.stack(pages), f"'{file}'", [f"channel_{i}" for i in range(len(pages))])
+    pixels = pages[0]
+    return as_image(pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0), f"'{file}'")
+
+
+@contextmanager
+def _no_limit() -> Iterator[None]:
+    """Let Pillow open however many pixels: a slide is no decompression bomb."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-    channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-    return as_rgb(channels, f"'{file}'")
+
+
+def page_names(file: Path) -> list[str] | None:
+    """Return names for the grey pages of one size in a TIFF file, which are channels; ``None`` for any other image."""
+    try:
+        with _no_limit(), Image.open(file) as image:
+            number = getattr(image, "n_frames", 1)
+            grey = number > 1 and all(
+                p.size == image.size and len(p.getbands()) == 1 for p in ImageSequence.Iterator(image)
+            )
+    except OSError:  # a kind of file that another library opens
+        return None
+    return [f"channel_{i}" for i in range(number)] if grey else None
+
+
+def _pixels(page: Image.Image) -> np.ndarray:
+    plain = page.mode in ("L", "RGB", "RGBA") or page.mode.startswith(("I", "F"))
+    return np.asarray(page if plain else page.convert("RGB"))
 
 
 def existing_folder(path: Path | None, what: str) -> Path:

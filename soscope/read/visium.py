@@ -15,7 +15,16 @@ from spatialdata import SpatialData
 from soscope import contract
 from soscope.errors import DataError
 from soscope.names import section_name
-from soscope.read.base import RawSection, Reader, as_rgb, check_ids, check_inside, check_names, split_modalities
+from soscope.read.base import (
+    RawSection,
+    Reader,
+    as_image,
+    check_ids,
+    check_inside,
+    check_names,
+    page_names,
+    split_modalities,
+)
 
 COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix/matrix.mtx.gz")
 POSITIONS = ("spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
@@ -163,10 +172,11 @@ class VisiumReader(Reader, name="visium"):
         """Return the image of highest resolution, its pixels per full-resolution pixel, and its file."""
         if "section_full_image" in sdata.images:
             element = sdata.images["section_full_image"]["scale0"]["image"]
-            return as_rgb(np.asarray(element.data), str(self.image_file)), 1.0, str(self.image_file)
+            names = page_names(Path(str(self.image_file)).expanduser())
+            return as_image(np.asarray(element.data), str(self.image_file), names), 1.0, str(self.image_file)
         kind, file = self._image(folder)
         image = np.asarray(sdata.images[f"section_{kind}_image"].data)
-        return as_rgb(image, f"'{file}'"), scales[f"tissue_{kind}_scalef"], file.name
+        return as_image(image, f"'{file}'"), scales[f"tissue_{kind}_scalef"], file.name
 
 
 def _barcodes(counts: Path) -> pd.Series:

@@ -17,6 +17,7 @@ from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
 from soscope import contract
+from soscope.channels import composite
 from soscope.distances import typical_distance
 
 DRAWN_PX = 1000
@@ -68,11 +69,11 @@ class Outlines(Marks):
 class Points(Marks):
     """Centres in pixels, drawn as a picture whose pixels show the nearest of them; none where all are too far."""
 
-    def __init__(self, xy: np.ndarray) -> None:
+    def __init__(self, xy: np.ndarray, drawn_px: int = DRAWN_PX) -> None:
         self.xy = np.asarray(xy, dtype=np.float64)
         self.distance = typical_distance(self.xy) or 1.0
         low, high = self.bounds()
-        step = max(self.distance / FINEST, float((high - low).max()) / DRAWN_PX)
+        step = max(self.distance / FINEST, float((high - low).max()) / drawn_px)
         axes = [np.arange(start, stop + step, step) for start, stop in zip(low, high, strict=True)]
         grid = np.stack(np.meshgrid(*axes), -1)
         reach = REACH * max(self.distance, step)
@@ -102,7 +103,7 @@ class Canvas:
     Attributes
     ----------
     image
-        ``(height, width, channels)``, thinned out to what a picture can show, or ``None``.
+        ``(height, width, 3)`` of uint8, thinned out to what a picture can show, or ``None``.
     size_px
         Width and height of the whole image in pixels.
     spots, subspots
@@ -131,7 +132,7 @@ class Canvas:
         if contract.IMAGE in sdata.images:
             image = sdata.images[contract.IMAGE].data
             size = (float(image.shape[2]), float(image.shape[1]))
-            pixels = _drawable(image)
+            pixels = _drawable(image, contract.channels_of(sdata), contract.facts(sdata).get("image_channels"))
         return cls(pixels, size, spots, subspots, float(contract.facts(sdata)["um_per_px"]), window)
 
     def draw(
@@ -185,7 +186,11 @@ def _marks(sdata: SpatialData, modality: str) -> tuple[Marks, Marks]:
     return Points(of_spots.obsm["spatial"]), Points(of_subspots.obsm["spatial"])
 
 
-def _drawable(image: Any) -> np.ndarray:
-    """Return ``(height, width, channels)`` with every n-th pixel, at most `DRAWN_PX` a side: slides are too large to draw."""
+def _drawable(image: Any, names: list[str], seen: list[str] | None) -> np.ndarray:
+    """Return ``(height, width, 3)`` with every n-th pixel, at most `DRAWN_PX` a side: slides are too large to draw.
+
+    Channels other than colour are those an encoder has ``seen``, or all.
+    """
     step = max(1, -(-max(image.shape[1:]) // DRAWN_PX))
-    return np.moveaxis(np.asarray(image[:, ::step, ::step]), 0, -1)
+    shown = None if seen is None else [names.index(name) for name in seen]
+    return composite(np.asarray(image[:, ::step, ::step]), names, shown)

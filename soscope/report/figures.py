@@ -1,4 +1,4 @@
-"""Pictures of a result: maps, losses, clusters, the demo's scores."""
+"""Pictures of a result: maps, losses, the demo's scores."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 import pandas as pd
 from anndata import AnnData
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from spatialdata import SpatialData
 
 from soscope import contract
@@ -43,22 +42,6 @@ def draw_feature(
     canvas.draw(before, canvas.spots, share, f"{feature}: observed / K", norm=norm, label=unit)
     canvas.draw(after, canvas.subspots, mean, f"{feature}: enhanced", norm=norm, label=unit)
     canvas.draw(doubt, canvas.subspots, sd, f"{feature}: standard deviation", cmap=SD_COLOURS, label=unit)
-
-
-def cluster_map(canvas: Canvas, clusters: np.ndarray) -> Figure:
-    """Draw the clusters of spots' latent state."""
-    import matplotlib
-
-    n = int(clusters.max()) + 1
-    colours = ListedColormap(matplotlib.colormaps["tab20"](np.arange(n) % 20))
-    norm = Normalize(-0.5, n - 0.5)
-    figure = Figure(figsize=(5, 4), layout="constrained")
-    axes = figure.subplots()
-    title = "clusters of the latent state"
-    canvas.draw(axes, canvas.spots, clusters, title, cmap=colours, norm=norm, scale_bar=True)
-    handles = [Line2D([], [], marker="o", ls="", color=colours(i), label=str(i + 1)) for i in range(n)]
-    axes.legend(handles=handles, fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
 
 
 def loss_curves(metrics: pd.DataFrame) -> Figure:

@@ -8,19 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 from jinja2 import Environment, PackageLoader, select_autoescape
-from sklearn.cluster import KMeans
 from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.config import resolved
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder, write_text
-from soscope.report import figures
+from soscope.report import figures, interactive
 from soscope.report.canvas import OUTLINED_UP_TO, Canvas
+from soscope.report.clusters import clusters_of, draw_clusters
 from soscope.report.trust import trust_of
 
 
@@ -50,13 +49,17 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
         When ``report.features`` names a feature that was not enhanced.
     """
     shown: list[dict[str, Any]] = []
+    limit_mb = cfg.report.interactive_mb / (len(sections) * len(modalities))
     for name in sections:
         sdata = contract.open_result(folder.result(name), OUTLINED_UP_TO)
+        canvas = Canvas.of(sdata)
         shown.append(
             {
                 "name": name,
                 "facts": _facts_list(sdata, modalities) + _draws_list(cfg, folder, name, modalities),
-                "pictures": _maps(cfg, folder, sdata, modalities),
+                "maps": _interactive(cfg, sdata, modalities, canvas, limit_mb),
+                "pictures": _maps(cfg, folder, sdata, modalities, canvas),
+                "clusters": clusters_of(folder, name),
             }
         )
     general = []
@@ -72,6 +75,7 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
         general.append(Picture(file, "Against the simulated truth"))
     page = template("report.html").render(
         sections=shown,
+        scripts=interactive.embed([m for s in shown for m in s["maps"]]),
         general=general,
         trust=trust_of(folder),
         scores=None if scores is None else scores.reset_index().to_dict("records"),
@@ -98,17 +102,19 @@ def chosen_features(cfg: Any, sdata: SpatialData, modality: str) -> list[str]:
     return list(cfg.report.features)
 
 
-def latent_clusters(latent: np.ndarray, n_clusters: int, seed: int) -> np.ndarray:
-    """Return k-means clusters of spots' latent means, ``(n_spots,)``, numbered by size."""
-    labels = KMeans(min(n_clusters, len(latent)), n_init=4, random_state=seed).fit_predict(latent)
-    order = np.argsort(-np.bincount(labels), kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    return rank[labels]
+def _interactive(
+    cfg: Any, sdata: SpatialData, modalities: list[str], canvas: Canvas, limit_mb: float
+) -> list[interactive.FeatureMap]:
+    if not cfg.report.interactive:
+        return []
+    return [
+        interactive.feature_map(sdata, modality, canvas, chosen_features(cfg, sdata, modality), limit_mb)
+        for modality in modalities
+    ]
 
 
-def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]) -> list[Picture]:
-    section, canvas = contract.facts(sdata)["section"], Canvas.of(sdata)
+def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str], canvas: Canvas) -> list[Picture]:
+    section = contract.facts(sdata)["section"]
     pictures = []
     for modality in modalities:
         features = chosen_features(cfg, sdata, modality)
@@ -119,10 +125,14 @@ def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]
             file = folder.pictures / f"{section}_{modality}_{safe(feature)}.png"
             figure = figures.feature_maps(canvas, feature, share[:, i], mean[:, i], sd[:, i])
             pictures.append(Picture(figures.save(figure, file, cfg.report.dpi), f"{section}, {modality}: {feature}"))
-    clusters = latent_clusters(sdata.tables[modalities[0]].obsm["X_soscope"], cfg.report.n_clusters, cfg.seed)
-    file = folder.pictures / f"{section}_clusters.png"
-    figures.save(figures.cluster_map(canvas, clusters), file, cfg.report.dpi)
-    return [*pictures, Picture(file, f"{section}: clusters of the latent state")]
+    of_subspots = sdata.tables[contract.enhanced_name(modalities[0])].obs
+    for clusters in clusters_of(folder, section):
+        if clusters.note is None and clusters.column in of_subspots:  # gone when stopped halfway
+            file = folder.pictures / f"{section}_{clusters.column}.png"
+            figure = draw_clusters(canvas, clusters, of_subspots[clusters.column])
+            picture = Picture(figures.save(figure, file, cfg.report.dpi), f"{section}: clusters by {clusters.method}")
+            pictures.append(picture)
+    return pictures
 
 
 def _facts_list(sdata: SpatialData, modalities: list[str]) -> list[str]:
