@@ -9,11 +9,25 @@ try:
 except PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
-LAZY = {"two_step_train": "soscope.original.api", "infer": "soscope.original.api"}
-"""Names imported when first asked for, and from where: `import soscope` alone brings neither torch nor Lightning."""
+LAZY = {
+    "pp": "soscope.pp",
+    "tl": "soscope.tl",
+    "pl": "soscope.pl",
+    "errors": "soscope.errors",
+    "load": "soscope.fitted:load",
+    "two_step_train": "soscope.original.api:two_step_train",
+    "infer": "soscope.original.api:infer",
+}
+"""What `import soscope` offers, a module or ``module:name``; imported when it is first asked for, since torch takes seconds."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in LAZY:
-        return getattr(import_module(LAZY[name]), name)
-    raise AttributeError(f"module 'soscope' has no attribute '{name}'")
+    if name not in LAZY:
+        raise AttributeError(f"module 'soscope' has no attribute '{name}'")
+    module, _, attribute = LAZY[name].partition(":")
+    found = import_module(module)
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LAZY})

@@ -198,7 +198,7 @@ def _choices(verb: str, *matches: re.Match[str] | None) -> str:
     parent, _, name = key.rpartition(".")
     root = OmegaConf.structured(VERBS[verb].everything())
     node = OmegaConf.select(root, parent) if parent else root
-    if not OmegaConf.is_dict(node) or not len(node):
+    if not OmegaConf.is_dict(node):
         return ""
     keys = list(node.keys())
     if not keys:  # a reader's own

@@ -174,7 +174,8 @@ def test_demo_is_a_function_of_its_seed_and_spots_are_sums_of_the_truth() -> Non
     np.testing.assert_array_equal(counts, again.sdata.tables["rna"].X.toarray())
     assert not np.array_equal(counts, other.sdata.tables["rna"].X.toarray()[: len(counts)])
     truth = first.truth.X.toarray()
-    np.testing.assert_array_equal(truth.reshape(len(counts), 7, -1).sum(1), counts)
+    tables = [first.sdata.tables[m].X.toarray() for m in ("rna", "protein", "atac")]
+    np.testing.assert_array_equal(truth.reshape(len(counts), 7, -1).sum(1), np.concatenate(tables, 1))
 
 
 def test_demo_is_honest_about_what_the_image_shows() -> None:

@@ -25,6 +25,7 @@ ORDER = [
     *("posteriors", "likelihoods", "contract", "read", "prepare", "tools"),
     *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "cluster", "benchmark", "report"),
     *("loggers", "stages", "artifacts", "run", "methods", "benchmarking", "validating", "verbs", "cli"),
+    *("settings", "convert", "kinds", "made", "pp", "fitted", "tl", "pl"),
 ]
 
 

@@ -12,7 +12,6 @@ from anndata import AnnData
 from omegaconf import OmegaConf
 from scipy import sparse
 from spatialdata import SpatialData
-from spatialdata.models import ShapesModel
 
 from soscope import contract
 from soscope.channels import is_rgb
@@ -167,16 +166,12 @@ def _given_features(cfg: Any, placed: Sequence[Placed], given: list[str]) -> np.
 def _assemble(
     cfg: Any, radius: float, p: Placed, image: dict[str, np.ndarray], tables: dict[str, AnnData]
 ) -> SpatialData:
-    features = np.concatenate([np.zeros((len(p.shapes), 0), dtype=np.float32), *image.values()], 1)
     spot_names = p.sdata.shapes[contract.SPOTS].index.tolist()
     given = p.given or Given()
     spot_graph = given.spot_graph or _spot_graph(cfg, p.unit_xy, radius, list(tables.values()))
-    subspot_graph = given.subspot_graph or Graph(
-        p.subspot_edges, similarity(features, p.subspot_edges, cfg.graph.similarity_scale)
-    )
     out = SpatialData(
         images=dict(p.sdata.images),
-        shapes={contract.SPOTS: p.sdata.shapes[contract.SPOTS], contract.SUBSPOTS: ShapesModel.parse(p.shapes)},
+        shapes={contract.SPOTS: p.sdata.shapes[contract.SPOTS], contract.SUBSPOTS: p.outlines},
         attrs={contract.ATTRS: contract.facts(p.sdata) | _notes(cfg, p, tables)},
     )
     for modality, table in tables.items():
@@ -184,7 +179,7 @@ def _assemble(
         table.obsm["xy_um"] = np.asarray(table.obsm["spatial"]) * p.um_per_px
         table.obsp[contract.GRAPH] = spot_graph.to_matrix(table.n_obs)
         out.tables[modality] = contract.annotate(table, contract.SPOTS)
-    out.tables[contract.IMAGE_FEATURES] = _feature_table(p, features, image, subspot_graph)
+    out.tables[contract.IMAGE_FEATURES] = _feature_table(cfg, p, image)
     contract.set_um(out, p.um_per_px)
     return out
 
@@ -202,7 +197,16 @@ def _likelihood(choice: Any, n_features: int) -> Likelihood:
     return make_likelihood(choice.likelihood, n_features, **dict(choice.options))
 
 
-def _feature_table(p: Placed, features: np.ndarray, image: dict[str, np.ndarray], graph: Graph) -> AnnData:
+def image_table(cfg: Any, p: Placed) -> AnnData:
+    """Return the table of image features of one section as `prepare_sections` makes it, with the graph of its subspots."""
+    return _feature_table(cfg, p, _image_features(cfg, [p], _encoders(cfg, [p])))
+
+
+def _feature_table(cfg: Any, p: Placed, image: dict[str, np.ndarray]) -> AnnData:
+    features = np.concatenate([np.zeros((len(p.shapes), 0), dtype=np.float32), *image.values()], 1)
+    graph = (p.given or Given()).subspot_graph or Graph(
+        p.subspot_edges, similarity(features, p.subspot_edges, cfg.graph.similarity_scale)
+    )
     encoder = np.repeat(list(image), [v.shape[1] for v in image.values()])
     table = AnnData(
         X=features.astype(np.float16),

@@ -10,6 +10,7 @@ import geopandas as gpd
 import numpy as np
 from anndata import AnnData
 from spatialdata import SpatialData
+from spatialdata.models import ShapesModel
 
 from soscope import contract
 from soscope.affine import Affine, fit_affine
@@ -61,6 +62,11 @@ class Placed:
     def parent(self) -> np.ndarray:
         """Spot of each subspot, -1 under no spot."""
         return self.shapes[contract.PARENT].to_numpy()
+
+    @property
+    def outlines(self) -> gpd.GeoDataFrame:
+        """Outlines of subspots as an element of SpatialData."""
+        return ShapesModel.parse(self.shapes)
 
 
 def place(cfg: Any, sdata: SpatialData, lattice: Lattice) -> Placed:

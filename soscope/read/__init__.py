@@ -5,6 +5,7 @@ from soscope.read.dbit import DbitReader
 from soscope.read.demo import DemoReader
 from soscope.read.h5ad import AnnDataReader
 from soscope.read.released import ReleasedReader
+from soscope.read.section import SectionReader
 from soscope.read.spatialdata_zarr import SpatialDataReader
 from soscope.read.st import StReader
 from soscope.read.table import TableReader
@@ -21,6 +22,7 @@ __all__ = [
     "RawSection",
     "Reader",
     "ReleasedReader",
+    "SectionReader",
     "SpatialDataReader",
     "StReader",
     "TableReader",

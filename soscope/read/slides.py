@@ -64,7 +64,7 @@ class TiffSlide(Slide):
         if chosen.keyframe.photometric.name not in PLAIN and level == 0:
             return open_image(self._file)
         pixels, axes = chosen.asarray(), chosen.axes
-        if set(axes) - set("YXSC") or len(axes) not in (2, 3):
+        if set(axes) - set("YXSCI") or len(axes) not in (2, 3):
             raise DataError(
                 f"'{self._file}': axes {axes} of shape {pixels.shape} are no single image. Save one plane and time point."
             )

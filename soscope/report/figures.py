@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from anndata import AnnData
+from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from spatialdata import SpatialData
@@ -18,18 +20,28 @@ from soscope.matrices import to_dense
 from soscope.report.canvas import SD_COLOURS, Canvas
 from soscope.rows import BLOCK
 
+MAPS_SIZE = (13.5, 3.6)
+"""Inches of a row of four maps."""
+
 
 def feature_maps(canvas: Canvas, feature: str, share: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> Figure:
     """Draw the tissue image, a feature of the observed spots, of the enhanced subspots, and their standard deviation."""
+    figure = Figure(figsize=MAPS_SIZE, layout="constrained")
+    draw_feature(figure.subplots(1, 4), canvas, feature, share, mean, sd)
+    return figure
+
+
+def draw_feature(
+    axes: Sequence[Axes] | np.ndarray, canvas: Canvas, feature: str, share: np.ndarray, mean: np.ndarray, sd: np.ndarray
+) -> None:
+    """Draw the four maps of `feature_maps` on axes there are."""
     norm = shared_norm(share, mean)
-    figure = Figure(figsize=(13.5, 3.6), layout="constrained")
-    image, before, after, doubt = figure.subplots(1, 4)
+    image, before, after, doubt = axes
     canvas.draw(image, None, None, "tissue", scale_bar=True)
     unit = "per subspot"
     canvas.draw(before, canvas.spots, share, f"{feature}: observed / K", norm=norm, label=unit)
     canvas.draw(after, canvas.subspots, mean, f"{feature}: enhanced", norm=norm, label=unit)
     canvas.draw(doubt, canvas.subspots, sd, f"{feature}: standard deviation", cmap=SD_COLOURS, label=unit)
-    return figure
 
 
 def loss_curves(metrics: pd.DataFrame) -> Figure:

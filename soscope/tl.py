@@ -1,0 +1,177 @@
+"""Training and enhancing: `soscope.tl`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from omegaconf import open_dict
+from spatialdata import SpatialData
+
+from soscope import contract, made
+from soscope.config import STAGES
+from soscope.errors import ConfigError, RunFolderError
+from soscope.fitted import TRAINED, FittedModel, speaking
+from soscope.folder import RunFolder
+from soscope.kinds import GIVEN_AS, kind_of
+from soscope.read.base import hash_files
+from soscope.run import execute
+from soscope.settings import config
+from soscope.validating import training_plan
+
+__all__ = ["FittedModel", "enhance", "fit"]
+
+
+def enhance(
+    data: Any,
+    model: Any = "nb",
+    platform: str | None = None,
+    image: str | None = None,
+    features: Any = None,
+    subspots: int | None = None,
+    seed: int | None = None,
+    run_dir: str | Path | None = None,
+    name: str = "section",
+    layer: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> Any:
+    """Sharpen spots to subspots: prepare, pretrain, finetune, enhance.
+
+    Parameters
+    ----------
+    data
+        A section (`soscope.pp.read_section`), or AnnData, MuData or SpatialData that `soscope.pp.to_section` makes one of; or
+        a list of these, trained together. It is left as it is.
+    model
+        A file of ``conf/model``, or one for each table: ``{"rna": "nb", "protein": "poisson"}``.
+    platform, image
+        Files of ``conf/platform`` and ``conf/image``; those given to `soscope.pp`, or ``visium`` and ``efficientnet_lite0``.
+    features
+        A number (500 by default, by Moran's I), ``"all"``, names, or one of these for each table.
+    subspots
+        Subspots per spot; those given to `soscope.pp`, or the platform's own number.
+    seed
+        Of everything drawn; 0 by default.
+    run_dir
+        Run folder, which keeps all files, the report among them: the same call comes back to it and goes on. Without it a
+        temporary folder is used.
+    name, layer
+        Of data that is no section yet: its name, and the layer that holds the counts. In a list names are numbered.
+    progress
+        Whether to show bars and what is being done.
+    settings
+        Any group or key of the config: ``objective="released"``, ``**{"enhance.posterior": "prior"}``,
+        ``finetune={"max_epochs": 8}``. ``soscope train --cfg job`` prints all.
+
+    Returns
+    -------
+    A new object of the kind that was given, in memory. SpatialData: image, spots, subspots, observed and enhanced tables.
+    AnnData, MuData: the enhanced tables, rows being subspots. The table in docs/data-contract.md says what lies where.
+
+    Raises
+    ------
+    ConfigError
+        For unknown settings, with the choices; for settings that cannot run.
+    DataError
+        For data that cannot be used.
+    RunFolderError
+        When ``run_dir`` holds another run.
+    """
+    given = {
+        "model": model,
+        "platform": platform,
+        "image": image,
+        "features": features,
+        "subspots": subspots,
+        "seed": seed,
+    }
+    stages = [s for s in STAGES if run_dir is not None or s != "report"]
+    return _run(data, {**given, "progress": progress, **settings}, run_dir, name, layer, stages).results()
+
+
+def fit(
+    data: Any,
+    model: Any = "nb",
+    platform: str | None = None,
+    image: str | None = None,
+    features: Any = None,
+    subspots: int | None = None,
+    seed: int | None = None,
+    run_dir: str | Path | None = None,
+    name: str = "section",
+    layer: str | None = None,
+    progress: bool = True,
+    **settings: Any,
+) -> FittedModel:
+    """Train a model and return it; it enhances its sections (`FittedModel.enhance`) and can be saved (`FittedModel.save`).
+
+    Parameters and errors are those of `enhance`.
+    """
+    given = {
+        "model": model,
+        "platform": platform,
+        "image": image,
+        "features": features,
+        "subspots": subspots,
+        "seed": seed,
+    }
+    return _run(data, {**given, "progress": progress, **settings}, run_dir, name, layer, list(TRAINED))
+
+
+def _run(
+    data: Any, settings: dict[str, Any], run_dir: str | Path | None, name: str, layer: str | None, stages: Sequence[str]
+) -> FittedModel:
+    """Do stages of a run on data in memory."""
+    several = isinstance(data, list | tuple)
+    names = [f"{name}_{i + 1}" for i in range(len(data))] if several else [name]
+    each = list(data) if several else [data]
+    sections = [_section(d, n, layer) for d, n in zip(each, names, strict=True)]
+    if not sections:
+        raise ConfigError("the list of sections is empty.")
+    given = {key: value for key, value in settings.items() if value is not None}
+    cfg = config(**made.settings_of(sections[0]) | given)
+    for source, section in zip(each, sections, strict=True):
+        kind_of(source).check(contract.modalities(section), list(cfg.model.modalities))
+    if cfg.enhance.draws and run_dir is None:
+        raise ConfigError("enhance.draws writes draws into the run folder: give run_dir=FOLDER to keep it.")
+    keeps = None if run_dir is not None else TemporaryDirectory(prefix="soscope-")
+    folder = RunFolder(Path(keeps.name if keeps else str(run_dir)).expanduser())
+    paths = [_hand_over(section, folder) for section in sections]
+    with open_dict(cfg):
+        cfg.data.path = str(paths[0]) if len(paths) == 1 else [str(p) for p in paths]
+        cfg.stages = list(stages)
+    with speaking(cfg.trainer.progress):
+        execute(cfg, folder.path, training_plan(cfg))
+    return FittedModel(folder, cfg, keeps, several)
+
+
+def _section(data: Any, name: str, layer: str | None) -> SpatialData:
+    """Return data as a section that knows what kind it was given as."""
+    kind = kind_of(data)
+    section = made.without_made(kind.section(data, name, {"layer": layer}))
+    section.attrs[contract.ATTRS] = contract.facts(section) | {GIVEN_AS: kind.name}
+    return section
+
+
+def _hand_over(section: SpatialData, folder: RunFolder) -> Path:
+    """Write a section where the run reads it; one that is there has to be the same."""
+    name = contract.facts(section)["section"]
+    path = folder.path / "raw" / name
+    if not path.exists():
+        contract.write_section(section, path)
+        return path
+    with TemporaryDirectory(prefix="soscope-") as there:
+        contract.write_section(section, Path(there) / name)
+        if _content(path) != _content(Path(there) / name):
+            raise RunFolderError(
+                f"'{folder.path}' was made from another section '{name}'. Name a new run_dir, or delete this one."
+            )
+    return path
+
+
+def _content(path: Path) -> dict[str, str]:
+    files = hash_files([f for f in path.rglob("*") if f.is_file()])
+    return {str(Path(file).relative_to(path)): digest for file, digest in files.items()}
