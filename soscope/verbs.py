@@ -69,9 +69,16 @@ def _benchmark(cfg: Any, hydra_cfg: Any) -> None:
     execute(cfg, Path(hydra_cfg.runtime.output_dir), BENCHMARK)
 
 
+def _doctor(cfg: Any, hydra_cfg: Any) -> None:
+    from soscope.doctor.examine import examine
+
+    _names_no_run(cfg)
+    examine(cfg, Path(hydra_cfg.runtime.output_dir))
+
+
 def _names_no_run(cfg: Any) -> None:
     if cfg.run is not None:
-        raise ConfigError("this verb makes a run: it takes no run=DIR, and names its folder by hydra.run.dir=.")
+        raise ConfigError("this verb starts from a section: it takes no run=DIR, and names its folder by hydra.run.dir=.")
 
 
 def _again(verb: str, changes: tuple[str, ...]) -> Verb:
@@ -123,4 +130,5 @@ VERBS = {
     "enhance": _again("enhance", ("enhance", "report")),
     "report": _again("report", ("report",)),
     "benchmark": Verb(_benchmark),
+    "doctor": Verb(_doctor),
 }

@@ -24,7 +24,7 @@ ORDER = [
     *("errors", "matrices", "checks", "nn", "affine", "lattice", "kernels", "kriging"),
     *("posteriors", "likelihoods", "contract", "read", "prepare"),
     *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "benchmark", "report"),
-    *("stages", "run", "methods", "benchmarking", "validating", "verbs", "cli"),
+    *("stages", "run", "methods", "benchmarking", "validating", "doctor", "verbs", "cli"),
 ]
 
 
