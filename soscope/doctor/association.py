@@ -88,7 +88,10 @@ class Association:
         for fold in self.folds:
             part, own = features[fold], self.targets[fold]
             n = len(features) - len(fold)
-            centre, level = -part.sum(0) / n, -own.sum(0) / n  # all sum to zero, so those outside the fold to minus its sum
+            centre, level = (
+                -part.sum(0) / n,
+                -own.sum(0) / n,
+            )  # all sum to zero, so those outside the fold to minus its sum
             a = gram - part.T @ part - n * np.outer(centre, centre) + PENALTY * np.eye(features.shape[1])
             b = cross - part.T @ own - n * np.outer(centre, level)
             predicted[fold] = (part - centre) @ np.linalg.solve(a, b) + level

@@ -50,19 +50,29 @@ def examine(cfg: Any, folder: Path) -> None:
     bad = {name: about for name, about in serious.items() if about}
     if bad:
         each = "; ".join(f"section '{name}': {', '.join(dict.fromkeys(about))}" for name, about in bad.items())
-        raise DataError(f"training would be meaningless. Serious findings in {len(bad)} of {len(serious)} sections: {each}.")
+        raise DataError(
+            f"training would be meaningless. Serious findings in {len(bad)} of {len(serious)} sections: {each}."
+        )
 
 
 def look_at(cfg: Any, reader: Any, path: Path | None, overlay: Path) -> list[Finding]:
     """Return all findings of a section, most serious first; one that cannot be read has just that as a finding."""
     with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True, disable=not cfg.trainer.progress
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        console=console,
+        transient=True,
+        disable=not cfg.trainer.progress,
     ) as bar:
         task = bar.add_task("reading")
         try:
             section = Examined(cfg, reader.read(path))
         except DataError as error:
-            return [Finding(Severity.SERIOUS, "reading", str(error), "As the message says; nothing else could be looked at.")]
+            return [
+                Finding(
+                    Severity.SERIOUS, "reading", str(error), "As the message says; nothing else could be looked at."
+                )
+            ]
         found: list[Finding] = []
         for check in CHECKS:
             bar.update(task, description=check.name)

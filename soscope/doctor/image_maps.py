@@ -57,13 +57,13 @@ class ImageMaps:
     def _places(self, xy_px: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         at = np.floor(xy_px / self.shrunk_by).astype(np.int64)
         last = np.array(self.small.shape[:0:-1]) - 1
-        inside = ((xy_px >= 0) & (xy_px <= self.size_px)).all(1)
+        inside = np.asarray(((xy_px >= 0) & (xy_px <= self.size_px)).all(1))
         columns, rows = np.clip(at, 0, last).T
         return rows, columns, inside
 
 
 def shrink(image: np.ndarray, by: int) -> np.ndarray:
-    """Average blocks of ``by`` x ``by`` pixels, ``(channels, rows, columns)`` of float32; an incomplete last block is left out."""
+    """Average blocks of ``by`` x ``by`` pixels, ``(channels, rows, columns)`` of float32, without an incomplete last block."""
     if by == 1:
         return image.astype(np.float32)
     channels, height, width = image.shape

@@ -29,8 +29,12 @@ def empty_spots(section: Examined) -> Seen:
     empty = section.totals == 0
     if empty.any():
         severity = SERIOUS if empty.mean() >= MANY_EMPTY else WARNING
-        seen = f"{empty.sum():,} of {len(empty):,} spots ({empty.mean():.1%}) have no count at all (first: '{_first(section, empty)}')"
-        yield severity, seen, "Leave them out of the matrix or set in_tissue (selected) to 0; or rows of the matrix were lost."
+        seen = f"{empty.sum():,} of {len(empty):,} spots ({empty.mean():.1%}) have no count (first: '{_first(section, empty)}')"
+        yield (
+            severity,
+            seen,
+            "Leave them out of the matrix or set in_tissue (selected) to 0; or rows of the matrix were lost.",
+        )
 
 
 @check("library sizes", "counts")
@@ -81,7 +85,11 @@ def copies(section: Examined) -> Seen:
             if same:
                 severity = SERIOUS if kind == "spots" and len(same) > MANY_EMPTY * table.n_obs else WARNING
                 first = f"'{names[same[0][0]]}' and '{names[same[0][1]]}'"
-                yield severity, f"{modality}: {len(same):,} {kind} repeat another's counts (first: {first})", f"Drop repeated {kind}."
+                yield (
+                    severity,
+                    f"{modality}: {len(same):,} {kind} repeat another's counts (first: {first})",
+                    f"Drop repeated {kind}.",
+                )
 
 
 def identical_rows(matrix: sparse.csr_matrix) -> list[tuple[int, int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +11,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from scipy.spatial import cKDTree
 
+from soscope.affine import fit_affine
 from soscope.conf_files import conf_dir
 from soscope.doctor.examined import Examined
 from soscope.doctor.findings import Severity, check
 from soscope.errors import DataError
-from soscope.affine import fit_affine
 from soscope.lattice import make_lattice
 from soscope.read.visium import IMAGES, SCALES
 
@@ -33,12 +34,11 @@ def would_be_refused(section: Examined) -> Seen:
     """Whatever `prepare` refuses; for a platform that contradicts the array, those that would not."""
     if section.refusal is None:
         return
-    hint = ""
+    fix = "As the message says; training would stop there."
     if section.placed is None:
         fitting = fitting_platforms(section)
-        hint = f"Platforms whose lattice fits the positions: {', '.join(fitting) or 'none'}."
-        hint += f" Set platform={fitting[0]}." if len(fitting) == 1 else " Set platform=." if fitting else ""
-    yield SERIOUS, str(section.refusal), hint or "As the message says; training would stop there."
+        fix = f"Platforms whose lattice fits: {', '.join(f'platform={p}' for p in fitting) or 'none that come with soscope'}."
+    yield SERIOUS, str(section.refusal), fix
 
 
 def fitting_platforms(section: Examined) -> list[str]:
@@ -75,8 +75,6 @@ def shared_places(section: Examined) -> Seen:
 @check("scale factors", "image")
 def scale_factors(section: Examined) -> Seen:
     """Images of one slide at two resolutions, with their scale factors, come from a full image of one size."""
-    import json
-
     file = next((Path(f) for f in section.facts.get("files", []) if str(f).endswith(SCALES)), None)
     if file is None:
         return
@@ -101,8 +99,8 @@ def _scale_fix(full: dict[str, float], scales: dict[str, float]) -> str:
     """Say what either scale factor would be if the other one is right."""
     ratio = full["hires"] / full["lowres"]
     return (
-        f"In spatial/scalefactors_json.json, set tissue_hires_scalef to {scales['tissue_hires_scalef'] * ratio:.6g} if the lowres one "
-        f"is right, or tissue_lowres_scalef to {scales['tissue_lowres_scalef'] / ratio:.6g} if the hires one is."
+        f"In spatial/scalefactors_json.json: tissue_hires_scalef {scales['tissue_hires_scalef'] * ratio:.6g} if the lowres one "
+        f"is right, or tissue_lowres_scalef {scales['tissue_lowres_scalef'] / ratio:.6g} if the hires one is."
     )
 
 

@@ -9,11 +9,11 @@ from soscope.doctor.findings import Severity, check
 
 Seen = Iterator[tuple[Severity, str, str]]
 SERIOUS, WARNING, NOTE = Severity
-BLANK_SD, MOST, SOME = 2.0, 0.5, 0.1
+BLANK_SD, MOST, SOME = 2.0, 0.2, 0.05
 """Grey levels of standard deviation below which a window one pitch wide is blank, and shares of spots that matter."""
 LEAST_ON_TISSUE, HARDLY_ON_TISSUE = 0.5, 0.2
-ASSOCIATED = 2.5
-"""Standard deviations above chance that profiles have to follow the image by; below, they do not."""
+ASSOCIATED, SURELY = 2.5, 3.0
+"""Standard deviations above chance below which profiles do not follow the image, and from which there is no doubt."""
 ENOUGH_SPOTS = 150
 """Spots from which the lack of any association is serious."""
 NO_IMAGE = "If there is no other image: image=none, which splits spots by position alone."
@@ -62,7 +62,15 @@ def association(section: Examined) -> Seen:
     given = section.judge.given
     if given.z < ASSOCIATED:
         severity = SERIOUS if section.table.n_obs >= ENOUGH_SPOTS else WARNING
-        seen = f"profiles do not follow this image more than chance: {given.says()}, {ASSOCIATED:g} sd expected at least"
+        seen = (
+            f"profiles do not follow this image more than chance: {given.says()}, {ASSOCIATED:g} sd expected at least"
+        )
         yield severity, seen, f"Is it the image of another section? {NO_IMAGE}"
+    elif given.z < SURELY:
+        yield (
+            WARNING,
+            f"profiles follow this image hardly more than chance: {given.says()}",
+            "Look at the overlay with care.",
+        )
     else:
         yield NOTE, f"profiles follow the image: {given.says()}", ""

@@ -23,7 +23,11 @@ def memory(section: Examined) -> Seen:
     if section.image is not None:
         image = section.image.size * (BYTES_PER_PIXEL if section.cfg.image.encoder != "none" else 1) / GB
     budget = section.cfg.data.memory_gb
-    yield Severity.NOTE, f"preparing the image takes about {image:.1f} GB, training {budget:g} GB at most; {free:.1f} GB are free", ""
+    yield (
+        Severity.NOTE,
+        f"preparing the image takes about {image:.1f} GB, training {budget:g} GB at most; {free:.1f} GB are free",
+        "",
+    )
     if image > free:
         fix = "Give an image of lower resolution: patches are shrunk to image.input_px anyway."
         yield Severity.SERIOUS, f"the image takes about {image:.1f} GB to prepare, {free:.1f} GB are free", fix

@@ -40,7 +40,9 @@ def _draw(axes: Axes, section: Examined, xy: np.ndarray, values: np.ndarray, tit
         axes.invert_yaxis()
     axes.set_aspect("equal")
     side_px = section.pitch_px * _points_per_px(axes, section)
-    drawn = axes.scatter(*xy.T, c=values, s=max(0.5 * side_px, 1.0) ** 2, cmap="viridis", linewidths=0, alpha=0.75)
+    drawn = axes.scatter(
+        xy[:, 0], xy[:, 1], c=values, s=max(0.5 * side_px, 1.0) ** 2, cmap="viridis", linewidths=0, alpha=0.75
+    )
     axes.figure.colorbar(drawn, ax=axes, fraction=0.04, pad=0.02)
     axes.set_axis_off()
     axes.set_title(title, fontsize=10)

@@ -17,9 +17,13 @@ SCALES = np.geomspace(0.2, 5, 131)
 """Scales that are tried, 2.5 % apart; those within 10 % of one are left out."""
 PER_TISSUE = 10.0
 """What all spots coming onto tissue counts, in standard deviations of the association's chance."""
+TURN_GAIN, MOVE_GAIN = 3.0, 6.0
+"""Standard deviations of chance by which another orientation, or one of many shifts and scales, has to be the better one."""
+LEAST_Z, LEAST_R2 = 3.0, 0.1
+"""What it has to reach itself."""
+MOSTLY, WITHOUT_DOUBT = 0.85, 6.0
+"""Share of spots on tissue; fewer are believed only of a placement so many standard deviations above chance."""
 WITHIN_IMAGE = " within the image"
-CLEARLY = 3.0
-"""Standard deviations of chance by which another placement has to be better than the one given."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,12 @@ class Judged:
         """Return by how many standard deviations of chance this fits better, tissue that is covered counted in."""
         return self.z - other.z + PER_TISSUE * (self.on_tissue - other.on_tissue)
 
+    @property
+    def is_credible(self) -> bool:
+        """Whether this could be the right placement, whatever it is compared with."""
+        sure = self.on_tissue >= MOSTLY or self.z >= WITHOUT_DOUBT
+        return sure and self.z >= LEAST_Z and self.score >= LEAST_R2
+
     def says(self) -> str:
         """Say what was measured."""
         return (
@@ -96,10 +106,10 @@ class Judge:
 
     def better(self) -> Judged | None:
         """Return the placement that fits clearly better than the one given, if there is one; turns go before moves."""
-        for candidates in (self.turned, self.others):
-            best = max(candidates, key=lambda judged: judged.better_than(self.given))
-            if best.better_than(self.given) >= CLEARLY and best.z >= CLEARLY:
-                return best
+        for candidates, gain in ((self.turned, TURN_GAIN), (self.others, MOVE_GAIN)):
+            credible = [c for c in candidates if c.is_credible and c.better_than(self.given) >= gain]
+            if credible:
+                return max(credible, key=lambda judged: judged.better_than(self.given))
         return None
 
 
@@ -122,15 +132,15 @@ def shifted(pitch: float) -> Iterator[Placement]:
     for x, y in ((x, y) for x in steps for y in steps if x or y):
         words = f"moved by about {abs(x)} pitches to the {'right' if x > 0 else 'left'} and {abs(y)} {'down' if y > 0 else 'up'}"
         fix = "Use the image these positions were measured on; if it is, barcodes and positions are out of step by some rows."
-        yield Placement(words, fix, lambda xy, d=np.array([x, y]) * pitch: xy + d)  # type: ignore[misc]
+        yield Placement(words, fix, lambda xy, x=x, y=y: xy + [x * pitch, y * pitch])  # type: ignore[misc]
 
 
 def scaled() -> Iterator[Placement]:
     """Go through scales about the origin of the image."""
     for scale in SCALES[abs(np.log(SCALES)) > 0.1]:
         fix = (
-            f"Multiply the scale factor of this image by about {scale:.2f} (Space Ranger: spatial/scalefactors_json.json), or name "
-            "the image the positions are pixels of (data.options.image_file=FILE)."
+            f"Multiply the scale factor of this image by about {scale:.2f} (Space Ranger: spatial/scalefactors_json.json), or "
+            "name the image the positions are pixels of (data.options.image_file=FILE)."
         )
         yield Placement(f"scaled by about {scale:.2f}", fix, lambda xy, s=scale: xy * s)  # type: ignore[misc]
 
