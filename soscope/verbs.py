@@ -78,7 +78,9 @@ def _doctor(cfg: Any, hydra_cfg: Any) -> None:
 
 def _names_no_run(cfg: Any) -> None:
     if cfg.run is not None:
-        raise ConfigError("this verb starts from a section: it takes no run=DIR, and names its folder by hydra.run.dir=.")
+        raise ConfigError(
+            "this verb starts from a section: it takes no run=DIR, and names its folder by hydra.run.dir=."
+        )
 
 
 def _again(verb: str, changes: tuple[str, ...]) -> Verb:

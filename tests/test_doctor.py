@@ -31,7 +31,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write the simulated section, its image on a larger slide, as a Space Ranger folder; barcodes in no order of places."""
     folder = tmp_path_factory.mktemp("doctor") / "liver"
     (folder / "spatial").mkdir(parents=True)
-    raw = DemoReader().read(None).sdata
+    raw = DemoReader(rows=20, columns=16, n_features=40).read(None).sdata
     table, tissue = raw.tables["rna"], np.moveaxis(contract.image_of(raw), 0, -1)
     order = np.random.default_rng(0).permutation(table.n_obs)
     slide = np.random.default_rng(1).normal(241, 3, (900, 1000, 3)).clip(0, 255).astype(np.uint8)
@@ -145,12 +145,16 @@ def mostly_blank(folder: Path, other: Path) -> None:
     )
 
 
+def wrong_platform(folder: Path, other: Path) -> None:
+    """Leave the folder as it is: the command is wrong."""
+
+
 FAULTS = [
     (flip, [], "orientation and place", "mirrored left to right within the image"),
     (transpose, [], "orientation and place", "transposed (x and y exchanged) within the image"),
     (lowres_for_hires, [], "scale factors", "tissue_hires_scalef 0.5 "),
     (lowres_for_hires_alone, [], "orientation and place", "scaled by about 3.3"),
-    (lambda folder, other: None, ["platform=dbit"], "refused by prepare", "platform=visium"),
+    (wrong_platform, ["platform=dbit"], "refused by prepare", "platform=visium"),
     (shift_barcodes, [], "barcodes and positions", "match both by barcode"),
     (image_of_another, [], "image and profiles", "image=none"),
     (empty_spots, [], "empty spots", "in_tissue"),
@@ -164,7 +168,9 @@ FAULTS = [
 def other_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The image of another simulated section, on a slide of its own."""
     file = tmp_path_factory.mktemp("other") / "other.png"
-    Image.fromarray(np.moveaxis(contract.image_of(DemoReader(seed=5).read(None).sdata), 0, -1)).save(file)
+    Image.fromarray(
+        np.moveaxis(contract.image_of(DemoReader(rows=20, columns=16, n_features=2, seed=5).read(None).sdata), 0, -1)
+    ).save(file)
     return file
 
 
@@ -228,7 +234,8 @@ def test_sections_are_looked_at_one_by_one(sound: Path, doctor: Callable, tmp_pa
     status, out, err = doctor("data=visium", f"data.path=['{bad}','{sound}']")
     assert status == 1
     assert "Serious findings in 1 of 2 sections: section 'kidney': empty spots." in err
-    assert "75 of 374 spots (20.1%) have no count" in out
+    n = pd.read_csv(sound / POSITIONS).shape[0]
+    assert f"{-(-n // 5)} of {n} spots (20." in out
     assert (tmp_path / "out" / "doctor-liver.png").is_file()
 
 
@@ -315,3 +322,87 @@ def test_tissue_is_the_rougher_side_on_bright_and_on_dark_ground(background: flo
 def test_identical_rows_are_found_and_sparse_ones_left_out() -> None:
     x = np.array([[60, 0, 5], [0, 60, 5], [60, 0, 5], [0, 0, 1], [0, 0, 1], [60, 0, 5]], dtype=np.float32)
     assert identical_rows(sparse.csr_matrix(x)) == [(0, 2), (0, 5)]
+
+
+REAL = {
+    "visium_mouse_muscle_2dpi": ["data=visium", "platform=visium"],
+    "grid50_human_breast": ["data=visium", "platform=dbit"],
+    "st_her2_breast/C2": ["data=st", "platform=st"],
+    "st_her2_breast/C3": ["data=st", "platform=st"],
+    "st_her2_breast/C4": ["data=st", "platform=st"],
+    "slide_dna_liver_x5": [
+        *("data=soscope", "platform=slide_dna", "image=none"),
+        *("model=gaussian", "model.modalities.rna.representation=values"),
+    ],
+}
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize("section", REAL)
+def test_nothing_serious_on_real_sections(section: str, doctor: Callable, data: Path) -> None:
+    status, out, _ = doctor(*REAL[section], f"data.path={data / section}")
+    assert status == 0, out
+    assert "nothing serious" in out
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plant", "about", "says"),
+    [
+        (flip, "orientation and place", "mirrored left to right within the image"),
+        (transpose, "orientation and place", "transposed (x and y exchanged) within the image"),
+        (lowres_for_hires, "scale factors", "tissue_hires_scalef 0.0900576 "),
+        (lowres_for_hires_alone, "orientation and place", "scaled by about 3.3"),
+        (shift_barcodes, "barcodes and positions", "match both by barcode"),
+        (image_of_another, "image and profiles", "image=none"),
+        (mostly_blank, "blank patches", "image=none"),
+    ],
+)
+def test_faults_planted_in_real_muscle(
+    plant: Callable, about: str, says: str, doctor: Callable, data: Path, tmp_path: Path
+) -> None:
+    folder = copied(data / "visium_mouse_muscle_2dpi", tmp_path / "muscle")
+    plant(folder, data / "grid50_human_breast" / "spatial" / "tissue_lowres_image.png")
+    status, out, _ = doctor("data=visium", f"data.path='{folder}'")
+    assert status == 1
+    assert f"serious {about}: " in out
+    assert says in out
+
+
+def flip_st(folder: Path, other: Path) -> None:
+    with Image.open(folder / "he.jpg") as image:
+        image.transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(folder / "he.jpg", quality=80)
+
+
+def shift_rows_st(folder: Path, other: Path) -> None:
+    table = pd.read_csv(folder / "counts.tsv.gz", sep="\t", index_col=0)
+    table.set_axis(np.roll(table.index, 9)).to_csv(
+        folder / "counts.tsv.gz", sep="\t", compression={"method": "gzip", "compresslevel": 1}
+    )
+
+
+def image_of_another_st(folder: Path, other: Path) -> None:
+    (folder / "he.jpg").write_bytes(other.read_bytes())
+
+
+@pytest.mark.real
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plant", "about", "says"),
+    [
+        (flip_st, "orientation and place", "mirrored top to bottom within the image"),
+        (shift_rows_st, "image and profiles", "do not follow this image"),
+        (image_of_another_st, "spots on tissue", "another image, scale or orientation"),
+    ],
+)
+def test_faults_planted_in_a_real_st_section(
+    plant: Callable, about: str, says: str, doctor: Callable, data: Path, tmp_path: Path
+) -> None:
+    folder = copied(data / "st_her2_breast" / "C2", tmp_path / "C2")
+    plant(folder, data / "st_her2_breast" / "C3" / "he.jpg")
+    status, out, _ = doctor("data=st", "platform=st", f"data.path='{folder}'")
+    assert status == 1
+    assert f"serious {about}: " in out
+    assert says in out

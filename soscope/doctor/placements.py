@@ -146,4 +146,4 @@ def scaled() -> Iterator[Placement]:
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 1e-9 and b.std() > 1e-9 else 0.0
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 1e-5 and b.std() > 1e-5 else 0.0
