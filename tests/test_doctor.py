@@ -12,9 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 from scipy import sparse
+from test_read_st import write_st
 
 from soscope import contract
 from soscope.doctor.association import Association
+from soscope.doctor.examine import CHECKS
+from soscope.doctor.examined import Examined
+from soscope.doctor.findings import Severity
 from soscope.doctor.image_maps import ImageMaps, shrink, tissue_mask
 from soscope.doctor.of_counts import identical_rows
 from soscope.doctor.orientations import ORIENTATIONS, within_box, within_image
@@ -239,11 +243,15 @@ def test_sections_are_looked_at_one_by_one(sound: Path, doctor: Callable, tmp_pa
     assert (tmp_path / "out" / "doctor-liver.png").is_file()
 
 
-def test_section_without_an_image_says_what_was_not_looked_at(doctor: Callable) -> None:
-    status, out, _ = doctor("data.options.rows=6", "data.options.columns=5", "image=none")
+def test_section_without_an_image_says_what_was_not_looked_at(doctor: Callable, tmp_path: Path) -> None:
+    words = ["data=st", f"data.path='{write_st(tmp_path / 'C9')}'", "data.options.image_file=null", "platform=st"]
+    status, out, _ = doctor(*words, "image=none")
     assert status == 0
-    assert "note image and profiles: not looked at: " in out
-    assert "spots are too few" in out
+    assert "note image and profiles: not looked at: the section has no image" in out
+    assert "note barcodes and positions: not looked at: 30 spots with values are too few" in out
+    status, out, _ = doctor(*words)
+    assert status == 1
+    assert "serious image: the section has no image" in out
 
 
 def test_settings_are_refused_before_anything_is_read(refused: Callable) -> None:
@@ -317,6 +325,19 @@ def test_tissue_is_the_rougher_side_on_bright_and_on_dark_ground(background: flo
     grey[5:15, 5:15], texture[5:15, 5:15] = 120, 9
     assert tissue_mask(grey, texture).sum() == 100
     assert not tissue_mask(np.full((4, 4), background), np.ones((4, 4))).any()
+
+
+@pytest.mark.parametrize("spoil", ["nan", "negative", "constant", "all empty"])
+def test_tables_that_carry_nothing_are_looked_at_without_stumbling(spoil: str, compose: Callable) -> None:
+    raw = DemoReader(rows=9, columns=8, n_features=5).read(None)
+    x = raw.sdata.tables["rna"].X.toarray()
+    x[0] = {"nan": np.nan, "negative": -1}.get(spoil, x[0])
+    if spoil in ("constant", "all empty"):
+        x[:] = 3 if spoil == "constant" else 0
+    raw.sdata.tables["rna"].X = sparse.csr_matrix(x)
+    examined = Examined(compose("data=demo"), raw)
+    found = {f.about for c in CHECKS for f in c(examined) if f.severity == Severity.SERIOUS}
+    assert found & {"refused by prepare", "barcodes and positions", "empty spots"}
 
 
 def test_identical_rows_are_found_and_sparse_ones_left_out() -> None:

@@ -124,8 +124,8 @@ def profile_targets(counts: Matrix) -> np.ndarray:
 
 def _components(centred: np.ndarray) -> np.ndarray:
     n = min(N_COMPONENTS, min(centred.shape) - 1)
-    if n < 1:
-        return centred
+    if n < 1 or not centred.any():
+        return centred[:, :N_COMPONENTS]
     u, s, _ = svds(centred, n, v0=np.ones(min(centred.shape)))
     return (u * s)[:, np.argsort(-s)]
 

@@ -70,20 +70,21 @@ class Examined:
             "image": (self.image is None, "the section has no image"),
             "lattice": (self.placed is None, "spots cannot be placed on the platform's lattice"),
             "spots": (
-                self.table.n_obs < FEWEST_SPOTS or not self.pitch_px > 0,
-                f"{self.table.n_obs} spots are too few, {FEWEST_SPOTS} are needed",
+                len(self.middle) < FEWEST_SPOTS or not self.pitch_px > 0,
+                f"{len(self.middle)} spots with values are too few, {FEWEST_SPOTS} are needed",
             ),
-            "counts": (not self.are_counts, "the model takes real values, not counts"),
+            "counts": (not self.are_counts, "the model takes real values, or the tables hold others than counts"),
         }
         missing, why = reasons[need]
         return why if missing else None
 
-    @property
+    @cached_property
     def are_counts(self) -> bool:
-        """Whether the model takes counts, and none is negative."""
+        """Whether the model takes counts, and none is negative or not finite."""
         choices = self.cfg.model.modalities.values()
         counted = all(representation_of(c.representation).needs_counts for c in choices)
-        return counted and all((stored_values(t.X) >= 0).all() for t in self.tables.values())
+        values = [stored_values(t.X) for t in self.tables.values()]
+        return counted and all(bool(((v >= 0) & np.isfinite(v)).all()) for v in values)
 
     @cached_property
     def totals(self) -> np.ndarray:
@@ -92,9 +93,11 @@ class Examined:
 
     @cached_property
     def middle(self) -> np.ndarray:
-        """Rows of the spots that are compared with the image."""
-        away = ((self.xy_px - np.median(self.xy_px, axis=0)) ** 2).sum(1)
-        return np.sort(np.argsort(away, kind="stable")[:LOOKED_AT])
+        """Rows of the spots that are compared with their neighbours and the image: finite, and not without a count."""
+        finite = np.isfinite(np.asarray(self.table.X.sum(1)).ravel())
+        used = np.flatnonzero(finite & (self.totals > 0) if self.are_counts else finite)
+        away = ((self.xy_px[used] - np.median(self.xy_px, axis=0)) ** 2).sum(1)
+        return used[np.sort(np.argsort(away, kind="stable")[:LOOKED_AT])]
 
     @cached_property
     def association(self) -> Association:

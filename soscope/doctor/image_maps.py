@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy.ndimage import uniform_filter
 from skimage.filters import threshold_otsu
 
 PX_PER_PITCH = 8
 """Pixels of the maps from one spot to the next, at least where the image has as many."""
+LARGEST_PX = 4000
+"""Pixels of the longer side of the maps, at most."""
 WIDTHS = (1.0, 2.5)
 """Widths of the windows around a point, in pitches."""
 FLAT = 4.0
@@ -34,7 +38,7 @@ class ImageMaps:
 
     def __init__(self, image: np.ndarray, pitch_px: float) -> None:
         self.size_px = np.array(image.shape[:0:-1], dtype=np.float64)
-        self.shrunk_by = max(1, int(pitch_px / PX_PER_PITCH))
+        self.shrunk_by = max(1, int(pitch_px / PX_PER_PITCH), math.ceil(max(image.shape[1:]) / LARGEST_PX))
         self.small = shrink(image, self.shrunk_by)
         width = pitch_px / self.shrunk_by
         self.maps = np.concatenate([_window(self.small, round(w * width)) for w in WIDTHS])
