@@ -69,9 +69,18 @@ def _benchmark(cfg: Any, hydra_cfg: Any) -> None:
     execute(cfg, Path(hydra_cfg.runtime.output_dir), BENCHMARK)
 
 
+def _doctor(cfg: Any, hydra_cfg: Any) -> None:
+    from soscope.doctor.examine import examine
+
+    _names_no_run(cfg)
+    examine(cfg, Path(hydra_cfg.runtime.output_dir))
+
+
 def _names_no_run(cfg: Any) -> None:
     if cfg.run is not None:
-        raise ConfigError("this verb makes a run: it takes no run=DIR, and names its folder by hydra.run.dir=.")
+        raise ConfigError(
+            "this verb starts from a section: it takes no run=DIR, and names its folder by hydra.run.dir=."
+        )
 
 
 def _again(verb: str, changes: tuple[str, ...]) -> Verb:
@@ -126,4 +135,5 @@ VERBS = {
     "benchmark": Verb(_benchmark),
     "features": _tool("soscope.tools.features:run", "soscope.tools.features:FeaturesConfig"),
     "graph": _tool("soscope.tools.graph:run", "soscope.tools.graph:GraphConfig"),
+    "doctor": Verb(_doctor),
 }

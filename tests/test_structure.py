@@ -24,7 +24,19 @@ ORDER = [
     *("errors", "channels", "matrices", "checks", "nn", "affine", "lattice", "kernels", "kriging"),
     *("posteriors", "likelihoods", "contract", "read", "prepare", "tools"),
     *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "cluster", "benchmark", "report"),
-    *("loggers", "stages", "artifacts", "run", "methods", "benchmarking", "validating", "verbs", "cli"),
+    *(
+        "loggers",
+        "stages",
+        "artifacts",
+        "run",
+        "methods",
+        "benchmarking",
+        "validating",
+        "doctor",
+        "original",
+        "verbs",
+        "cli",
+    ),
     *("settings", "convert", "kinds", "made", "pp", "fitted", "tl", "pl"),
 ]
 

@@ -42,7 +42,7 @@ def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
     lattice = make_lattice(cfg.platform.lattice)
     radius = lattice.radius_of(cfg.platform.n_neighbours)
     placed = [place(cfg, sdata, lattice) for sdata in raw]
-    _check_counts(cfg, placed)
+    check_tables(cfg, placed)
     encoders = _encoders(cfg, placed)  # early: a network that cannot be had stops here
     tables = {m: _tables(cfg, m, placed, radius) for m in cfg.model.modalities}
     ends = np.cumsum([len(p.shapes) for p in placed])[:-1]
@@ -53,7 +53,7 @@ def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
     ]
 
 
-def _check_counts(cfg: Any, placed: Sequence[Placed]) -> None:
+def check_tables(cfg: Any, placed: Sequence[Placed]) -> None:
     """Refuse absent tables and, for models of counts, values that are not counts, before any long work."""
     for p in placed:
         for modality, choice in cfg.model.modalities.items():

@@ -1,0 +1,1 @@
+"""`soscope doctor`: looks at sections before training and says what is wrong with them."""
