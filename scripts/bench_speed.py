@@ -79,10 +79,12 @@ def bare(stage: str, n_subspots: int, repeats: int, folder: Path) -> list[float]
     weight = tile.spot_weight[tile.neighbours.order]
 
     def step() -> Tensor:
-        latent = module.encoder(tile.profiles, tile.library_size, tile.neighbours, weight, visible)
+        latent = module.encoder(
+            tile.profiles, tile.library_size, tile.neighbours, weight, visible, module.covariates(tile)
+        )
         z = latent.mean + latent.scale * torch.randn_like(latent.mean)
         if isinstance(module, SpatialVAE):
-            hidden = module.decoder.hidden(z, dropout(tile.image_features, rate), tile.at)
+            hidden = module.decoder.hidden(z, dropout(tile.image_features, rate), tile.at, module.covariates(tile))
             raw = module.decoder.heads(dropout(hidden, rate), "rna")
             field = likelihood.location_of(module.field_decoder(tile.field, "rna"))
             raw = torch.lerp(field, raw[..., 0], 0.3)[..., None]

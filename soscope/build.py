@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from soscope.config import paths_of
 from soscope.data.field import Components
 from soscope.data.module import SectionsDataModule
 from soscope.data.section import Section
@@ -55,7 +56,7 @@ def _exact_pretrain(cfg: Any, data: SectionsDataModule) -> GraphAutoencoder:
     torch.manual_seed(cfg.seed)
     encoder = _encoder(cfg, data.sections)
     likelihoods = _likelihoods(cfg, data.sections, per_subspot=False)
-    decoder = SpotDecoder(cfg.model.n_latent, cfg.model.n_hidden, _sizes(likelihoods))
+    decoder = SpotDecoder(cfg.model.n_latent, cfg.model.n_hidden, _sizes(likelihoods), n_covariates(cfg))
     return GraphAutoencoder(encoder, decoder, likelihoods, _settings(cfg, cfg.pretrain, 1.0))
 
 
@@ -63,7 +64,9 @@ def _exact_finetune(cfg: Any, data: SectionsDataModule) -> SpatialVAE:
     torch.manual_seed(cfg.seed + 1)
     encoder = _encoder(cfg, data.sections)
     likelihoods = _likelihoods(cfg, data.sections, per_subspot=True)
-    decoder = SubspotDecoder(cfg.model.n_latent, data.n_image, cfg.model.n_hidden, _sizes(likelihoods))
+    decoder = SubspotDecoder(
+        cfg.model.n_latent, data.n_image, cfg.model.n_hidden, _sizes(likelihoods), n_covariates(cfg)
+    )
     field = _field_decoder(
         data.add_field(likelihoods, cfg.model.n_components, cfg.image.smoothing, cfg.image.weigh_encoders), likelihoods
     )
@@ -82,6 +85,7 @@ def describe(cfg: Any, data: SectionsDataModule, kind: str) -> Description:
     sizes = {"n_latent": cfg.model.n_latent, "n_hidden": cfg.model.n_hidden, "n_heads": cfg.model.n_heads}
     if kind == "model":
         sizes["n_image"] = data.n_image
+    sizes |= {"n_covariates": n_covariates(cfg)} if n_covariates(cfg) else {}
     likelihoods = {m: c.likelihood for m, c in cfg.model.modalities.items()}
     return Description(kind, data.features, likelihoods, sizes)
 
@@ -93,7 +97,13 @@ def _encoder(cfg: Any, sections: Sequence[Section]) -> GraphEncoder:
         view = make_likelihood(choice.likelihood, n, **dict(choice.options)).make_view()
         view.fit(*_observed(sections, modality))
         views[modality] = view
-    return GraphEncoder(views, cfg.model.n_hidden, cfg.model.n_latent, cfg.model.n_heads)
+    return GraphEncoder(views, cfg.model.n_hidden, cfg.model.n_latent, cfg.model.n_heads, n_covariates(cfg))
+
+
+def n_covariates(cfg: Any) -> int:
+    """Return the number of sections the model tells apart; 0 where there is one, or where it is not to."""
+    sections = len(paths_of(cfg))
+    return sections if cfg.model.section_covariate and sections > 1 else 0
 
 
 def _likelihoods(cfg: Any, sections: Sequence[Section], per_subspot: bool) -> dict[str, Likelihood]:
@@ -131,6 +141,7 @@ def _settings(cfg: Any, stage: Any, graph_weight: float) -> TrainingSettings:
         dropout=cfg.objective.dropout,
         network_share=cfg.model.network_share,
         median_weight=1 / cfg.graph.similarity_scale,
+        n_covariates=n_covariates(cfg),
     )
 
 

@@ -54,6 +54,7 @@ class ModelConfig:
     z_width: float = 1.0
     n_components: int = 20
     network_share: float = 0.3
+    section_covariate: bool = True  # tell sections that are trained together apart
 
 
 @dataclass

@@ -52,7 +52,8 @@ class SpatialVAE(StageModule):
         def drop(values: Tensor, stream: str) -> Tensor:
             return keyed_dropout(values, s.seed, step or 0, stream, tile.subspot_keys, s.dropout)
 
-        return self.decoder.hidden(z, tile.image_features, tile.at, None if step is None else drop)
+        dropped = None if step is None else drop
+        return self.decoder.hidden(z, tile.image_features, tile.at, self.covariates(tile), dropped)
 
     def decode_columns(
         self, tile: Tile, hidden: Tensor, modality: str, columns: slice, step: int | None = None

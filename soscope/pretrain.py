@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from soscope.data.tiles import Tile
@@ -31,7 +32,8 @@ class GraphAutoencoder(StageModule):
 
     def hidden(self, tile: Tile, z: Tensor, step: int | None = None) -> Any:
         """Return the last hidden layer of core spots."""
-        return self.decoder.hidden(z[: tile.n_core])
+        z = z[: tile.n_core]
+        return self.decoder.hidden(torch.cat([z, self.covariates(tile).expand(len(z), -1)], 1))
 
     def decode_columns(self, tile: Tile, hidden: Any, modality: str, columns: slice, step: int | None = None) -> Params:
         """Return likelihood parameters of core spots."""

@@ -49,6 +49,10 @@ class TrainingSettings:
         Share of image features and hidden units dropped per subspot and step.
     network_share
         Part of the decoder's network in a result, the rest being the kriged field's.
+    n_covariates
+        Sections a model tells apart by a covariate each; 0 where it does not.
+    known_sections
+        Whether the sections are those it was trained on; others have no covariate of their own.
     """
 
     seed: int = 0
@@ -59,6 +63,8 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     dropout: float = 0.65
     network_share: float = 0.3
+    n_covariates: int = 0
+    known_sections: bool = True
     median_weight: float = 0.2
 
 
@@ -155,7 +161,21 @@ class StageModule(pl.LightningModule, ABC):
         known = visible[tile.spot_edges].all(0)
         weight = torch.where(known, tile.spot_weight, torch.full_like(tile.spot_weight, self.settings.median_weight))
         neighbours = tile.neighbours
-        return self.encoder(tile.profiles, tile.library_size, neighbours, weight[neighbours.order], visible)
+        return self.encoder(
+            tile.profiles, tile.library_size, neighbours, weight[neighbours.order], visible, self.covariates(tile)
+        )
+
+    def covariates(self, tile: Tile) -> Tensor:
+        """Return what is known of a tile's section beside its profiles, ``(n_covariates,)``.
+
+        One for the section and zero for the others, less their mean, so that an unseen section, all zeros, is an average one.
+        """
+        n = self.settings.n_covariates
+        row = tile.spot_weight.new_zeros(n)
+        if n and self.settings.known_sections:
+            row = row - 1 / n
+            row[tile.section] += 1
+        return row
 
     def losses(self, tile: Tile, step: int) -> dict[str, Tensor]:
         """Return this tile's part of each term; over the tiles of a section the parts add up (pairs: in expectation).

@@ -36,11 +36,17 @@ class Heads(nn.Module):
 
 
 class SpotDecoder(nn.Module):
-    """Two-layer perceptron from z to spot profiles, used in pretraining: ``heads`` of what ``hidden`` returns."""
+    """Two-layer perceptron from z to spot profiles, used in pretraining: ``heads`` of what ``hidden`` returns.
 
-    def __init__(self, n_latent: int, n_hidden: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+    ``hidden`` takes z and the section's covariates side by side, ``(n_spots, n_latent + n_covariates)``.
+    """
+
+    def __init__(
+        self, n_latent: int, n_hidden: int, sizes: Mapping[str, tuple[int, int]], n_covariates: int = 0
+    ) -> None:
         super().__init__()
-        self.hidden = nn.Sequential(nn.Linear(n_latent, n_hidden), nn.ELU(), nn.Linear(n_hidden, n_hidden), nn.ELU())
+        first = nn.Linear(n_latent + n_covariates, n_hidden)
+        self.hidden = nn.Sequential(first, nn.ELU(), nn.Linear(n_hidden, n_hidden), nn.ELU())
         self.heads = Heads(n_hidden, sizes)
 
 
@@ -67,21 +73,33 @@ class SubspotDecoder(nn.Module):
         Widths of z, of the image features (0 when there is no image) and of the hidden layers.
     sizes
         ``(n_features, n_parameters)`` per modality.
+    n_covariates
+        Numbers known of the section.
 
     Notes
     -----
     The first map is linear, so its z part is computed once per spot and then interpolated to subspots.
     """
 
-    def __init__(self, n_latent: int, n_image: int, n_hidden: int, sizes: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        n_latent: int,
+        n_image: int,
+        n_hidden: int,
+        sizes: Mapping[str, tuple[int, int]],
+        n_covariates: int = 0,
+    ) -> None:
         super().__init__()
         self.n_image = n_image
         self.from_z = nn.Linear(n_latent, n_hidden)
         self.from_image = nn.Linear(n_image, n_hidden, bias=False) if n_image else None
+        self.from_covariates = nn.Linear(n_covariates, n_hidden, bias=False) if n_covariates else None
         self.blocks = nn.Sequential(ResidualBlock(n_hidden), ResidualBlock(n_hidden))
         self.heads = Heads(n_hidden, sizes)
 
-    def hidden(self, z: Tensor, image_features: Tensor, at: SparseMatrix, drop: Drop | None = None) -> Tensor:
+    def hidden(
+        self, z: Tensor, image_features: Tensor, at: SparseMatrix, covariates: Tensor, drop: Drop | None = None
+    ) -> Tensor:
         """Return what the heads take, ``(n_subspots, n_hidden)``.
 
         Parameters
@@ -92,6 +110,8 @@ class SubspotDecoder(nn.Module):
             Features of subspots, ``(n_subspots, n_image)``.
         at
             How z continues from spots to subspots: weights ``(n_subspots, n_spots)`` whose rows add up to one, or are empty.
+        covariates
+            Of the section, ``(n_covariates,)``.
         drop
             ``drop(values, stream)`` thins image features and the last hidden layer out in training.
         """
@@ -100,6 +120,8 @@ class SubspotDecoder(nn.Module):
         h = at @ (z @ self.from_z.weight.T) + self.from_z.bias
         if self.from_image is not None:
             h = h + self.from_image(image_features)
+        if self.from_covariates is not None:
+            h = h + self.from_covariates(covariates)
         h = self.blocks(h)
         return h if drop is None else drop(h, "drop_hidden")
 

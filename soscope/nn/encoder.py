@@ -22,6 +22,8 @@ class GraphEncoder(nn.Module):
         What is seen of each modality; their columns are laid side by side.
     n_hidden, n_latent, n_heads
         Width of the hidden layers, of z, and attention heads (which share the width).
+    n_covariates
+        Numbers known of the section beside its profiles.
 
     Notes
     -----
@@ -30,11 +32,16 @@ class GraphEncoder(nn.Module):
     """
 
     def __init__(
-        self, views: Mapping[str, ProfileView], n_hidden: int = 128, n_latent: int = 128, n_heads: int = 1
+        self,
+        views: Mapping[str, ProfileView],
+        n_hidden: int = 128,
+        n_latent: int = 128,
+        n_heads: int = 1,
+        n_covariates: int = 0,
     ) -> None:
         super().__init__()
         self.views = nn.ModuleDict(views)
-        n_in = sum(view.n_columns for view in views.values()) + 1
+        n_in = sum(view.n_columns for view in views.values()) + 1 + n_covariates
         width = n_hidden // n_heads
 
         self.first = GraphAttention(n_in, width, n_heads)
@@ -48,6 +55,7 @@ class GraphEncoder(nn.Module):
         neighbours: Neighbours,
         weight: Tensor,
         visible: Tensor,
+        covariates: Tensor,
     ) -> Latent:
         """Return q(z | X, A).
 
@@ -59,10 +67,12 @@ class GraphEncoder(nn.Module):
             Directed spot neighbours and their weights, in the order of ``neighbours``.
         visible
             Spots whose own profile may be seen, boolean ``(n_spots,)``.
+        covariates
+            Of the section, ``(n_covariates,)``.
         """
         seen = [view(profiles[name], library_size[name]) for name, view in self.views.items()]
         shown = visible.to(weight.dtype)[:, None]
-        h = torch.cat([torch.cat(seen, 1) * shown, 1 - shown], 1)
+        h = torch.cat([torch.cat(seen, 1) * shown, 1 - shown, covariates.expand(len(shown), -1)], 1)
         h = elu(self.first(h, neighbours, weight))
         h = elu(self.second(h, neighbours, weight))
         mean, scale = self.third(h, neighbours, weight).to(weight.dtype).chunk(2, 1)
