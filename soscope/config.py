@@ -250,6 +250,7 @@ def register(verb: str = "train", root: type = Config) -> None:
     if root is not Config:
         ConfigStore.instance().store(name=f"soscope_{verb}", node=root)
     OmegaConf.register_new_resolver("soscope_run", lambda *, _root_: run_name(_root_), replace=True)
+    OmegaConf.register_new_resolver("soscope_applied", lambda *, _root_: applied_name(_root_), replace=True)
     OmegaConf.register_new_resolver("soscope_or", lambda value, other: other if value is None else value, replace=True)
     OmegaConf.register_new_resolver("soscope_demo_epochs", demo_epochs, replace=True)
     OmegaConf.register_new_resolver("soscope_demo_rate", demo_rate, replace=True)
@@ -278,9 +279,16 @@ def section_names(cfg: Any) -> list[str]:
 
 def run_name(cfg: Any) -> str:
     """Return ``<section>-<model>-<hash of the resolved config>``."""
-    names = section_names(cfg)
-    first = names[0] if len(names) == 1 else f"{names[0]}+{len(names) - 1}"
-    return f"{first}-{cfg.model.name}-{fingerprint(cfg)}"
+    return f"{_first_of(section_names(cfg))}-{cfg.model.name}-{fingerprint(cfg)}"
+
+
+def applied_name(cfg: Any) -> str:
+    """Return ``<section>-by-<folder of the trained run>``."""
+    return f"{_first_of(section_names(cfg))}-by-{os.path.basename(os.path.abspath(str(cfg.run)))}"
+
+
+def _first_of(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{names[0]}+{len(names) - 1}"
 
 
 def resolved(cfg: Any) -> dict[str, Any]:

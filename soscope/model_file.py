@@ -55,18 +55,35 @@ def load_module(module: nn.Module, expected: Description, path: Path) -> None:
     ModelFileError
         Names the first feature, size or tensor shape that differs, or what else is wrong with the file.
     """
+    content = read_module(path, expected.kind)
+    for what in ("likelihoods", "sizes"):
+        _same_mapping(content[what], getattr(expected, what), what, path)
+    _same_features(content["features"], expected.features, path)
+    load_tensors(module, content["state"], path)
+
+
+def load_tensors(module: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load tensors strictly; `ModelFileError` names the first whose shape differs."""
+    _same_tensors(state, module.state_dict(), path)
+    module.load_state_dict(dict(state))
+
+
+def read_module(path: Path, kind: str) -> dict[str, Any]:
+    """Return what a file holds: the fields of `Description`, and tensors as ``state``.
+
+    Raises
+    ------
+    ModelFileError
+        For a file that is missing, damaged, of another format or of another kind.
+    """
     content = _read(path)
     if content.get("format_version") != FORMAT_VERSION:
         raise ModelFileError(
             f"'{path}' has format {content.get('format_version')}, this soscope reads {FORMAT_VERSION}. Train it again."
         )
-    if content["kind"] != expected.kind:
-        raise ModelFileError(f"'{path}' holds a {content['kind']}, expected a {expected.kind}.")
-    for what in ("likelihoods", "sizes"):
-        _same_mapping(content[what], getattr(expected, what), what, path)
-    _same_features(content["features"], expected.features, path)
-    _same_tensors(content["state"], module.state_dict(), path)
-    module.load_state_dict(content["state"])
+    if content["kind"] != kind:
+        raise ModelFileError(f"'{path}' holds a {content['kind']}, expected a {kind}.")
+    return content
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -205,6 +205,7 @@ def _input_hashes(reader: Any, cfg: Any) -> dict[str, str]:
     named = [cfg.image.weights, cfg.data.truth, *(w for w in wanted if isinstance(w, str))]
     features = [] if cfg.image.features is None else feature_files(cfg.image.features, section_names(cfg))
     given = [Path(n).expanduser() for n in named if n]
+    given += [] if cfg.run is None else [RunFolder(Path(cfg.run)).model_file]
     return hash_files([f for f in (*files, *given, *features) if f.is_file()])
 
 
@@ -220,3 +221,10 @@ TRAINING = Plan(
     check=_check_devices,
     say=_say_where,
 )
+
+APPLYING = Plan(
+    stages={name: replace(TRAINING.stages[name], makes=None) for name in ("prepare", "enhance", "cluster", "report")},
+    check=_check_devices,
+    say=_say_where,
+)
+"""A trained model for sections it has not seen."""

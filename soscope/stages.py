@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from soscope.folder import RunFolder, write_text
 from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.loggers import log_images
 from soscope.model_file import load_module, save_module
+from soscope.prepare.learnt import Learnt
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import make_reader
 from soscope.report.page import write_report
@@ -39,6 +41,7 @@ from soscope.sharing import is_main_process, shared_out, wait_for_all
 from soscope.split import Split
 from soscope.stage_module import StageModule
 from soscope.training import count_devices, fit_stage
+from soscope.unseen import load_unseen
 
 console = Console(stderr=False, soft_wrap=True)
 
@@ -61,6 +64,11 @@ class Run:
     def sections(self) -> list[str]:
         """Names of the sections."""
         return section_names(self.cfg)
+
+    @property
+    def trained_in(self) -> RunFolder | None:
+        """The run whose model is applied to sections it has not seen; ``None`` where a run trains its own."""
+        return None if self.cfg.run is None else RunFolder(Path(self.cfg.run).expanduser())
 
     @property
     def modalities(self) -> list[str]:
@@ -100,13 +108,19 @@ def prepare(run: Run) -> None:
     reader = make_reader(run.cfg.data.reader, dict(run.cfg.data.options))
     paths = paths_of(run.cfg)
     raw = [reader.read(path) for path in paths]
-    sections = prepare_sections(run.cfg, [r.sdata for r in raw])
+    learnt = None if run.trained_in is None else _learnt(run.trained_in, run.modalities)
+    sections = prepare_sections(run.cfg, [r.sdata for r in raw], learnt)
     for source, sdata in zip(raw, sections, strict=True):
         contract.write_section(sdata, run.folder.prepared(source.name))
         if source.truth is not None:
             contract.write_table(source.truth, run.folder.truth(source.name))
         spots, subspots = len(sdata.shapes[contract.SPOTS]), len(sdata.shapes[contract.SUBSPOTS])
         console.print(f"  {source.name}: {spots:,} spots, {subspots:,} subspots")
+
+
+def _learnt(trained: RunFolder, modalities: list[str]) -> Learnt:
+    """Return what preparing the sections of a trained run has learnt, the same of all of them."""
+    return Learnt.of(trained.prepared(section_names(trained.config())[0]), modalities)
 
 
 def pretrain(run: Run) -> None:
@@ -154,10 +168,15 @@ def divide(run: Run) -> Iterator[Divided]:
 
 def load_model(run: Run) -> StageModule:
     """Return the trained model of a run, its intervals as wide as `validate` found they have to be."""
-    model = build_finetune(run.cfg, run.data())
-    load_module(model, describe(run.cfg, run.data(), "model"), run.folder.model_file)
-    if run.folder.intervals_file.is_file():
-        found = pd.read_csv(run.folder.intervals_file, dtype={"modality": str})
+    trained = run.trained_in
+    if trained is not None:
+        model = load_unseen(trained.config(), trained.model_file, run.data())
+    else:
+        model = build_finetune(run.cfg, run.data())
+        load_module(model, describe(run.cfg, run.data(), "model"), run.folder.model_file)
+    intervals = (trained or run.folder).intervals_file
+    if intervals.is_file():
+        found = pd.read_csv(intervals, dtype={"modality": str})
         model.widening = dict(zip(found["modality"], found["widening"], strict=True))
     return model
 

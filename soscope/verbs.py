@@ -97,6 +97,27 @@ def _again(verb: str, changes: tuple[str, ...]) -> Verb:
     return Verb(do, changes=changes)
 
 
+APPLIES = ("data", "image", "enhance", "cluster", "report", "trainer", "hydra")
+
+
+def _apply(cfg: Any, hydra_cfg: Any) -> None:
+    """Enhance sections that a trained model has not seen, in a folder of their own."""
+    from soscope.run import APPLYING, execute
+
+    if cfg.run is None:
+        raise ConfigError(
+            "`soscope apply` needs run=DIR, the folder of a finished run, and data.path of another section."
+        )
+    words = list(hydra_cfg.overrides.task)
+    other = [w for w in words if re.match(r"image[.=@]", w) and not re.match(r"image\.(features|cache|batch_size)=", w)]
+    if other:
+        raise ConfigError(f"'{other[0]}': the model knows image features as it was trained with them. Leave it out.")
+    stored, trained = _stored("apply", APPLIES, cfg, words)
+    stored.run = str(trained.absolute())
+    stored.data.held_out, stored.data.truth, stored.validate = 0.0, None, False
+    execute(stored, Path(hydra_cfg.runtime.output_dir), APPLYING)
+
+
 def _stored(verb: str, changes: tuple[str, ...], cfg: Any, overrides: list[str]) -> tuple[Any, Path]:
     """Return the config of a finished run with this command's overrides of what may be changed afterwards."""
     from omegaconf import OmegaConf
@@ -121,7 +142,7 @@ def _stored(verb: str, changes: tuple[str, ...], cfg: Any, overrides: list[str])
     for word, group in zip(overrides, keys, strict=True):
         if group in changes:
             key = word.lstrip("+~").partition("=")[0]
-            OmegaConf.update(stored, key, OmegaConf.select(cfg, key))
+            OmegaConf.update(stored, key, OmegaConf.select(cfg, key), merge=False)
     stored.stages, stored.logger = cfg.stages, cfg.logger
     return stored, folder
 
@@ -132,6 +153,7 @@ VERBS = {
     "enhance": _again("enhance", ("enhance", "cluster", "report")),
     "cluster": _again("cluster", ("cluster", "report")),
     "report": _again("report", ("report",)),
+    "apply": Verb(_apply),
     "benchmark": Verb(_benchmark),
     "features": _tool("soscope.tools.features:run", "soscope.tools.features:FeaturesConfig"),
     "graph": _tool("soscope.tools.graph:run", "soscope.tools.graph:GraphConfig"),

@@ -16,9 +16,10 @@ from soscope import contract
 from soscope.config import ModalityConfig
 from soscope.errors import ConfigError, DataError
 from soscope.prepare.encoders import ENCODERS, make_encoder
-from soscope.prepare.image_features import PatchCutter, encode_patches, reduce_features
+from soscope.prepare.image_features import PatchCutter, encode_patches
 from soscope.prepare.panel import choose_features, represent
 from soscope.prepare.pipeline import prepare_sections
+from soscope.prepare.reduction import Reduction
 from soscope.prepare.subspots import Subspots
 from soscope.read import DemoReader
 
@@ -76,7 +77,7 @@ def test_representations(table: tuple) -> None:
     np.testing.assert_allclose(np.expm1(normal).sum(1), np.median(size), rtol=1e-4)
     parts = represent("components", [adata[:100], adata[100:]], [size[:100], size[100:]], n_components=3)
     assert [p.shape for p in parts] == [(100, 3), (44, 3)]
-    back = parts[0].uns["components"]
+    back = parts[0].uns["fitted"]
     rebuilt = np.concatenate([p.X for p in parts]) @ back["loadings"] * back["sd"] + back["mean"]
     assert abs(rebuilt - normal).mean() < abs(normal - normal.mean(0)).mean()
     with pytest.raises(ConfigError, match="counts, values, lognorm, components"):
@@ -152,11 +153,11 @@ def test_inception_offline_names_the_way_out(monkeypatch: pytest.MonkeyPatch) ->
 def test_reduced_features_keep_the_relative_size_of_components(rng: np.random.Generator) -> None:
     wide = rng.normal(size=(200, 40)) * np.linspace(5, 0.1, 40)
     narrow = rng.normal(3, 2, (200, 4))
-    out = reduce_features(wide, 8, seed=0)
+    out = Reduction.fit(wide, 8, seed=0)[1]
     assert out.shape == (200, 8)
     assert out[:, 0].std() > 1.2 * out[:, 7].std()
     np.testing.assert_allclose(out.std(), 1, rtol=1e-4)
-    np.testing.assert_allclose(reduce_features(narrow, 8, seed=0).std(0), 1, rtol=1e-4)
+    np.testing.assert_allclose(Reduction.fit(narrow, 8, seed=0)[1].std(0), 1, rtol=1e-4)
 
 
 def test_prepared_section_survives_the_disk(compose: Callable, tmp_path: Path, cache: Path) -> None:

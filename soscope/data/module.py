@@ -73,7 +73,8 @@ class SectionsDataModule(pl.LightningDataModule):
 
     Notes
     -----
-    ``steps_per_epoch``, an attribute, is the number of training steps in an epoch; each takes one tile.
+    ``steps_per_epoch``, an attribute, is the number of training steps in an epoch; each takes one tile. ``known_components``,
+    another, are those of a trained model, which sections it has not seen are kriged by.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class SectionsDataModule(pl.LightningDataModule):
         self.result_tiles: TileStore | list[Tile] = []
         self.cores: list[list[np.ndarray]] = []
         self.components: Components | None = None
+        self.known_components: Components | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Load the sections once and plan their tiles.
@@ -156,7 +158,8 @@ class SectionsDataModule(pl.LightningDataModule):
         if self.components is None:
             held = self._held_out()
             levels = [stabilised_levels(s, likelihoods) for s in self.sections]
-            self.components = Components.fit(joined(levels, [np.flatnonzero(~h) for h in held]), n_components)
+            trained = joined(levels, [np.flatnonzero(~h) for h in held])
+            self.components = self.known_components or Components.fit(trained, n_components)
             features = [smooth_over_neighbours(s, smoothing) for s in self.sections]
             if not weigh_encoders:
                 self.sections = [s.with_image_as_one() for s in self.sections]

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from platformdirs import user_cache_path
 from rich.progress import track
-from sklearn.decomposition import PCA
 from spatialdata import SpatialData
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample
@@ -174,22 +173,6 @@ def encode_patches(
     if file is not None:
         save_array(file, features)
     return features
-
-
-def reduce_features(block: np.ndarray, n_components: int, seed: int) -> np.ndarray:
-    """Reduce one encoder's features by PCA, ``(n_subspots, n)`` of float32.
-
-    Blocks narrower than ``n_components`` are standardised instead. The result has mean square 1 over its columns, with the
-    relative sizes of principal components kept.
-    """
-    block = np.asarray(block, dtype=np.float32)
-    block = block - block.mean(0)
-    if block.shape[1] > n_components:
-        n = min(n_components, len(block))
-        block = PCA(n, svd_solver="randomized", random_state=seed).fit_transform(block)
-        return (block / max(float(block.std()), 1e-12)).astype(np.float32)
-    spread = block.std(0)
-    return (block / np.where(spread > 1e-6, spread, 1)).astype(np.float32)
 
 
 def _key(image: np.ndarray, xy_px: np.ndarray, text: str) -> str:

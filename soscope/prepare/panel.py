@@ -20,6 +20,8 @@ from soscope.matrices import to_dense
 from soscope.prepare.graphs import neighbour_edges
 
 MIN_CANDIDATES = 1500
+FITTED = "fitted"
+"""Key in ``uns`` of what a representation has learnt of the sections."""
 
 
 def choose_features(
@@ -135,11 +137,15 @@ def as_given(tables: Sequence[AnnData], library: Sequence[np.ndarray], options: 
 
 
 def as_lognorm(tables: Sequence[AnnData], library: Sequence[np.ndarray], options: dict[str, Any]) -> list[AnnData]:
-    """log1p of counts normalised to the median library size over all sections; dense."""
-    median = float(np.median(np.concatenate([size[size > 0] for size in library])))
+    """log1p of counts normalised to the median library size over all sections, kept in ``uns["fitted"]``; dense."""
+    known = options.get(FITTED) or {}
+    median = float(known["target"] if known else np.median(np.concatenate([size[size > 0] for size in library])))
     return [
         AnnData(
-            X=np.log1p(to_dense(t.X) / np.maximum(size, 1)[:, None] * median).astype(np.float32), obs=t.obs, var=t.var
+            X=np.log1p(to_dense(t.X) / np.maximum(size, 1)[:, None] * median).astype(np.float32),
+            obs=t.obs,
+            var=t.var,
+            uns={FITTED: {"target": median}},
         )
         for t, size in zip(tables, library, strict=True)
     ]
@@ -148,19 +154,25 @@ def as_lognorm(tables: Sequence[AnnData], library: Sequence[np.ndarray], options
 def as_components(tables: Sequence[AnnData], library: Sequence[np.ndarray], options: dict[str, Any]) -> list[AnnData]:
     """Leading principal components of the standardised lognorm profiles of all sections together.
 
-    What leads back to features is kept in ``uns["components"]``: loadings ``(n_components, n_features)``, names, mean, sd.
+    What leads back to features is kept in ``uns["fitted"]``: loadings ``(n_components, n_features)``, features, mean, sd,
+    target. Features that a later section lacks count as average there.
     """
     normal = as_lognorm(tables, library, options)
     stacked = np.concatenate([t.X for t in normal])
-    mean, spread = stacked.mean(0), stacked.std(0)
-    stacked = (stacked - mean) / np.where(spread > 0, spread, 1)
-    n = min(int(options.get("n_components", 20)), *stacked.shape)
-    pca = PCA(n, svd_solver="full")
-    scores = pca.fit_transform(stacked).astype(np.float32)
+    known = dict(options.get(FITTED) or {}) or _fit_components(stacked, normal[0], int(options.get("n_components", 20)))
+    place = pd.Index(np.asarray(known["features"]).astype(str)).get_indexer(normal[0].var_names)
+    mean, sd, loadings = (np.asarray(known[name]) for name in ("mean", "sd", "loadings"))
+    scores = ((stacked - mean[place]) / np.where(sd > 0, sd, 1)[place] @ loadings[:, place].T).astype(np.float32)
     rows = np.split(scores, np.cumsum([t.n_obs for t in normal])[:-1])
-    var = pd.DataFrame(index=[f"PC{i + 1}" for i in range(n)])
-    back = {"loadings": pca.components_, "features": normal[0].var_names.to_numpy(), "mean": mean, "sd": spread}
-    return [AnnData(X=part, obs=t.obs, var=var, uns={"components": back}) for part, t in zip(rows, normal, strict=True)]
+    var = pd.DataFrame(index=[f"PC{i + 1}" for i in range(len(loadings))])
+    return [AnnData(X=part, obs=t.obs, var=var, uns={FITTED: known}) for part, t in zip(rows, normal, strict=True)]
+
+
+def _fit_components(stacked: np.ndarray, table: AnnData, n: int) -> dict[str, Any]:
+    mean, spread = stacked.mean(0), stacked.std(0)
+    pca = PCA(min(n, *stacked.shape), svd_solver="full").fit((stacked - mean) / np.where(spread > 0, spread, 1))
+    kept = {"loadings": pca.components_, "features": table.var_names.to_numpy(), "mean": mean, "sd": spread}
+    return kept | {"target": table.uns[FITTED]["target"]}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from omegaconf import OmegaConf
 from scipy import sparse
 from spatialdata import SpatialData
 
@@ -17,22 +16,25 @@ from soscope import contract
 from soscope.channels import is_rgb
 from soscope.checks import check_counts
 from soscope.config import features_wanted
-from soscope.errors import ConfigError, DataError
+from soscope.errors import ConfigError
 from soscope.lattice import make_lattice
 from soscope.likelihoods import Likelihood, make_likelihood
-from soscope.prepare.encoders import ImageEncoder, make_encoder
 from soscope.prepare.given import Given
 from soscope.prepare.graphs import Graph, neighbour_edges, similarity
-from soscope.prepare.image_features import SectionView, chosen_channels, reduce_features
-from soscope.prepare.panel import choose_features, represent, representation_of
+from soscope.prepare.image_features import chosen_channels
+from soscope.prepare.learnt import REDUCTIONS, Learnt
+from soscope.prepare.panel import FITTED, choose_features, represent, representation_of
 from soscope.prepare.placing import Placed, place, subspots_per_spot
+from soscope.prepare.section_features import ImageBlocks, choose_encoders, image_blocks
 from soscope.rows import side_by_side
 
 log = logging.getLogger("soscope")
 
 
-def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
+def prepare_sections(cfg: Any, raw: Sequence[SpatialData], learnt: Learnt | None = None) -> list[SpatialData]:
     """Split spots, choose features, encode patches and build both graphs, alike for all sections.
+
+    Unseen sections are prepared like those a model was trained on by what was ``learnt`` of them.
 
     Raises
     ------
@@ -43,13 +45,12 @@ def prepare_sections(cfg: Any, raw: Sequence[SpatialData]) -> list[SpatialData]:
     radius = lattice.radius_of(cfg.platform.n_neighbours)
     placed = [place(cfg, sdata, lattice) for sdata in raw]
     check_tables(cfg, placed)
-    encoders = _encoders(cfg, placed)  # early: a network that cannot be had stops here
-    tables = {m: _tables(cfg, m, placed, radius) for m in cfg.model.modalities}
-    ends = np.cumsum([len(p.shapes) for p in placed])[:-1]
-    features = {name: np.split(values, ends) for name, values in _image_features(cfg, placed, encoders).items()}
+    encoders = choose_encoders(cfg, placed)  # early: a network that cannot be had stops here
+    tables = {m: _tables(cfg, m, placed, radius, learnt) for m in cfg.model.modalities}
+    images = image_blocks(cfg, placed, encoders, learnt)
     return [
-        _assemble(cfg, radius, p, {name: f[i] for name, f in features.items()}, {m: t[i] for m, t in tables.items()})
-        for i, p in enumerate(placed)
+        _assemble(cfg, radius, p, image, {m: t[i] for m, t in tables.items()})
+        for i, (p, image) in enumerate(zip(placed, images, strict=True))
     ]
 
 
@@ -70,13 +71,12 @@ def check_tables(cfg: Any, placed: Sequence[Placed]) -> None:
                 check_counts(table.X, where, *names)
 
 
-def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float) -> list[AnnData]:
+def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float, learnt: Learnt | None) -> list[AnnData]:
     """Return the chosen features of one modality in the form the model sees, per section."""
     full = [p.sdata.tables[modality] for p in placed]
     counted = representation_of(cfg.model.modalities[modality].representation).needs_counts
-    chosen = choose_features(
-        features_wanted(cfg, modality), full, [p.unit_xy for p in placed], radius, modality, counted
-    )
+    wanted = features_wanted(cfg, modality) if learnt is None else learnt.present(modality, full)
+    chosen = choose_features(wanted, full, [p.unit_xy for p in placed], radius, modality, counted)
     library = [np.asarray(t.X.sum(1)).ravel().astype(np.float64) for t in full]
     parts = []
     for table, size in zip(full, library, strict=True):
@@ -86,86 +86,15 @@ def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float) ->
             part.var[column] = chosen[column].to_numpy()
         parts.append(part)
     choice = cfg.model.modalities[modality]
-    shaped = represent(choice.representation, parts, library, n_components=choice.n_components)
+    options = {"n_components": choice.n_components, FITTED: learnt.fitted[modality] if learnt else {}}
+    shaped = represent(choice.representation, parts, library, **options)
     log.info("%s: %d features of %d, as %s", modality, shaped[0].n_vars, full[0].n_vars, choice.representation)
     for result, source in zip(shaped, full, strict=True):
         result.obsm["spatial"] = np.asarray(source.obsm["spatial"])
     return shaped
 
 
-def _encoders(cfg: Any, placed: Sequence[Placed]) -> list[ImageEncoder]:
-    """Build what makes image features: the encoder chosen and colour beside it; none where sections bring features."""
-    if any(p.given is not None and p.given.features is not None for p in placed):
-        return []
-    image: Any = OmegaConf.to_container(cfg.image, resolve=True)
-    settings = {key: image[key] for key in ("model", "features")}
-    encoders = [make_encoder(image["encoder"], image["weights"], image["options"], **settings)]
-    if image["color"]:
-        encoders.append(make_encoder("color"))
-    return list({e.name: e for e in encoders}.values())
-
-
-def _image_features(cfg: Any, placed: Sequence[Placed], encoders: Sequence[ImageEncoder]) -> dict[str, np.ndarray]:
-    """Encode and reduce patches of all sections together, so that features mean the same everywhere.
-
-    Returns features by the encoder that made them, rows of all sections one after another.
-    """
-    given = [p.name for p in placed if p.given is not None and p.given.features is not None]
-    if given:
-        return {"given": _given_features(cfg, placed, given)}
-    views = [_view(cfg, p, [one.name for one in placed]) for p in placed]
-    blocks = {e.name: together(e, views) for e in encoders}
-    return {
-        name: reduce_features(block, cfg.image.n_components, cfg.seed)
-        for name, block in blocks.items()
-        if block.shape[1]
-    }
-
-
-def together(encoder: ImageEncoder, views: Sequence[SectionView]) -> np.ndarray:
-    """Return one encoder's features, rows of all sections one after another."""
-    parts = [encoder.features_of(view) for view in views]
-    widths = [part.shape[1] for part in parts]
-    if len(set(widths)) > 1:
-        found = ", ".join(f"'{view.name}': {width}" for view, width in zip(views, widths, strict=True))
-        raise DataError(
-            f"image={encoder.name} gives sections different numbers of features ({found}), so they cannot be compared. Give all "
-            "the same columns, or choose the channels they share with image.channels=[...]."
-        )
-    return np.concatenate(parts)
-
-
-def _view(cfg: Any, p: Placed, sections: list[str]) -> SectionView:
-    where = {"um_per_px": p.um_per_px, "pitch_um": p.subspot_pitch_um, "xy_px": p.xy_px, "sdata": p.sdata}
-    subspots = p.shapes.index.astype(str).tolist()
-    return SectionView(p.name, sections, subspots, settings=cfg.image, progress=cfg.trainer.progress, **where)
-
-
-def _given_features(cfg: Any, placed: Sequence[Placed], given: list[str]) -> np.ndarray:
-    """Take the image features the sections bring; more columns than ``image.n_components`` are reduced as encoded ones are."""
-    without = [p.name for p in placed if p.name not in given]
-    if without:
-        raise DataError(
-            f"section '{given[0]}' brings image features, '{without[0]}' does not: they cannot be compared. "
-            "Give features for every section, or for none."
-        )
-    features = [p.given.features for p in placed if p.given is not None and p.given.features is not None]
-    widths = {f.shape[1] for f in features}
-    if len(widths) > 1:
-        raise DataError(
-            f"the sections bring {' and '.join(map(str, sorted(widths)))} image features: give all of them the same columns."
-        )
-    width = widths.pop()
-    log.info("image features as given, %d columns (image=%s is left out)", width, cfg.image.encoder)
-    if width <= cfg.image.n_components:
-        return np.concatenate(features)
-    log.info("image features: %d columns reduced to image.n_components=%d", width, cfg.image.n_components)
-    return reduce_features(np.concatenate(features), cfg.image.n_components, cfg.seed)
-
-
-def _assemble(
-    cfg: Any, radius: float, p: Placed, image: dict[str, np.ndarray], tables: dict[str, AnnData]
-) -> SpatialData:
+def _assemble(cfg: Any, radius: float, p: Placed, image: ImageBlocks, tables: dict[str, AnnData]) -> SpatialData:
     spot_names = p.sdata.shapes[contract.SPOTS].index.tolist()
     given = p.given or Given()
     spot_graph = given.spot_graph or _spot_graph(cfg, p.unit_xy, radius, list(tables.values()))
@@ -199,20 +128,22 @@ def _likelihood(choice: Any, n_features: int) -> Likelihood:
 
 def image_table(cfg: Any, p: Placed) -> AnnData:
     """Return the table of image features of one section as `prepare_sections` makes it, with the graph of its subspots."""
-    return _feature_table(cfg, p, _image_features(cfg, [p], _encoders(cfg, [p])))
+    (image,) = image_blocks(cfg, [p], choose_encoders(cfg, [p]))
+    return _feature_table(cfg, p, image)
 
 
-def _feature_table(cfg: Any, p: Placed, image: dict[str, np.ndarray]) -> AnnData:
-    features = np.concatenate([np.zeros((len(p.shapes), 0), dtype=np.float32), *image.values()], 1)
+def _feature_table(cfg: Any, p: Placed, image: ImageBlocks) -> AnnData:
+    features = np.concatenate([np.zeros((len(p.shapes), 0), dtype=np.float32), *image.values.values()], 1)
     graph = (p.given or Given()).subspot_graph or Graph(
         p.subspot_edges, similarity(features, p.subspot_edges, cfg.graph.similarity_scale)
     )
-    encoder = np.repeat(list(image), [v.shape[1] for v in image.values()])
+    encoder = np.repeat(list(image.values), [v.shape[1] for v in image.values.values()])
     table = AnnData(
         X=features.astype(np.float16),
         obs=pd.DataFrame(p.shapes[[contract.PARENT, contract.PARENT_NAME]]),
         var=pd.DataFrame({contract.ENCODER: encoder}, index=[f"image_{i}" for i in range(features.shape[1])]),
     )
+    table.uns[REDUCTIONS] = {name: reduction.as_arrays() for name, reduction in image.reductions.items()}
     table.obsm["spatial"] = p.xy_px
     table.obsm["xy_um"] = p.xy_px * p.um_per_px
     table.obsp[contract.GRAPH] = sparse.csr_matrix(graph.to_matrix(table.n_obs))
