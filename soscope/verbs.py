@@ -97,7 +97,7 @@ def _again(verb: str, changes: tuple[str, ...]) -> Verb:
     return Verb(do, changes=changes)
 
 
-APPLIES = ("data", "image", "enhance", "cluster", "report", "trainer", "hydra")
+APPLIES = ("data", "image", "enhance", "cluster", "report", "trainer", "stages")
 
 
 def _apply(cfg: Any, hydra_cfg: Any) -> None:

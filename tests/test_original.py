@@ -164,9 +164,15 @@ def test_event_files_have_the_programs_tags(joint: Path) -> None:
         np.testing.assert_allclose([e.value for e in events.Scalars("loss/kl_loss")], expected, rtol=1e-5)
 
 
-def test_another_folder_or_neighbourhood_is_refused(joint: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="data_dir=.*but the model was trained on"):
-        infer(joint / "soscope", True, 4, tmp_path, tmp_path)
+def test_another_folder_is_enhanced_by_the_same_model(joint: Path, tmp_path: Path) -> None:
+    data = write_released(tmp_path / "other", features=5, counts=True)
+    label = np.load(data / "label.npy")[::-1] * [1, 1, 0]
+    np.save(data / "label.npy", label)
+    found = infer(joint / "soscope", True, 4, data, tmp_path / "result")
+    np.testing.assert_allclose(found.reshape(N, K, 3).mean(1), label, atol=1e-5)
+
+
+def test_another_neighbourhood_is_refused(joint: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="num_neighbors=6, but the model was trained with 4"):
         infer(joint / "soscope", True, 6, joint / "data", tmp_path)
 

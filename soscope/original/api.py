@@ -26,7 +26,7 @@ from soscope.original.files import MODEL, Events, Snapshots
 from soscope.original.overrides import OBJECTIVES, PLATFORMS, device_group, settings_of
 from soscope.original.settings import FINETUNE, PRETRAIN, OriginalConfig, check_pair, read_original_config
 from soscope.read import ReleasedReader, make_reader
-from soscope.run import execute
+from soscope.run import APPLYING, execute
 
 CONFIG = "config.yml"
 RESULT = "infer_subspot.npy"
@@ -143,10 +143,12 @@ def infer(
         ``soScope_experiment_dir`` of `two_step_train`.
     non_negative
         Whether negative values, which only real-valued tables have, become zero.
-    num_neighbors, data_dir
+    num_neighbors
         As the model was trained with.
+    data_dir
+        The folder it was trained on, or another with the same columns, which it has not seen.
     result_dir
-        Folder of the result, made when it is missing.
+        Folder of the result, made when it is missing; of an unseen section it gets a run folder ``run`` as of `soscope apply`.
     device
         ``cpu`` or ``cuda``; profiles are divided on the CPU either way.
     saved_model
@@ -160,22 +162,29 @@ def infer(
     Raises
     ------
     ConfigError, DataError, RunFolderError
-        When nothing was trained there, or it was trained on something else.
+        When nothing was trained there, or it was trained on other columns.
     """
     device_group(device)
     folder = RunFolder(Path(experiment_dir).expanduser() if saved_model is None else saved_model.folder)
     cfg = folder.config()
-    _check_same(cfg, Path(data_dir).expanduser(), int(num_neighbors))
+    _check_neighbours(cfg, int(num_neighbors))
     if not folder.model_file.is_file():
         raise ConfigError(f"'{folder.path}' holds no trained model. Run two_step_train into it first.")
-    (section,) = section_names(cfg)
-    tables = {m: folder.table(section, m) for m in cfg.model.modalities}
-    lost = any(not file.is_file() for file in tables.values())
-    execute(OmegaConf.merge(OmegaConf.structured(Config), cfg), folder.path, force=("enhance",) if lost else ())
-    values = _all_columns(cfg, Path(data_dir).expanduser(), tables)
+    data, result = Path(data_dir).expanduser(), Path(result_dir).expanduser()
+    own: Any = OmegaConf.merge(OmegaConf.structured(Config), cfg)
+    plan = None
+    if os.path.abspath(data) != os.path.abspath(str(cfg.data.path)):
+        own.run, own.data.path, own.data.held_out = os.path.abspath(folder.path), str(data), 0.0
+        folder, plan = RunFolder(result / "run"), APPLYING
+        own.stages = list(APPLYING.stages)
+    (section,) = section_names(own)
+    tables = {m: folder.table(section, m) for m in own.model.modalities}
+    lost = folder.config_file.is_file() and any(not file.is_file() for file in tables.values())
+    execute(own, folder.path, plan, force=("enhance",) if lost else ())
+    values = _all_columns(own, data, tables)
     if non_negative:
         values = np.maximum(values, 0)
-    save_array(Path(result_dir).expanduser() / RESULT, values)
+    save_array(result / RESULT, values)
     return values
 
 
@@ -194,12 +203,8 @@ def _check_split(cfg: Any, config: OriginalConfig, data: Path) -> None:
         )
 
 
-def _check_same(cfg: Any, data: Path, num_neighbors: int) -> None:
-    """Refuse another folder or another number of neighbours than the model was trained with."""
-    if cfg.data.path is None or os.path.abspath(data) != os.path.abspath(str(cfg.data.path)):
-        raise ConfigError(
-            f"data_dir='{data}', but the model was trained on '{cfg.data.path}'. Train on this folder first."
-        )
+def _check_neighbours(cfg: Any, num_neighbors: int) -> None:
+    """Refuse another number of neighbours than the model was trained with."""
     if num_neighbors != cfg.platform.n_neighbours or num_neighbors not in PLATFORMS:
         raise ConfigError(f"num_neighbors={num_neighbors}, but the model was trained with {cfg.platform.n_neighbours}.")
 

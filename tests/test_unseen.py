@@ -1,0 +1,133 @@
+"""A trained model on sections it has not seen, with all of its features or some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import anndata
+import numpy as np
+import pytest
+import torch
+from spatialdata import SpatialData
+
+from soscope import contract
+from soscope.build import build_finetune, describe
+from soscope.data.module import SectionsDataModule
+from soscope.errors import DataError
+from soscope.model_file import save_module
+from soscope.prepare.learnt import Learnt
+from soscope.prepare.pipeline import prepare_sections
+from soscope.read import DemoReader
+from soscope.unseen import load_unseen
+
+QUICK = ["report.n_features=1", "report.dpi=30", "report.interactive=false"]
+
+
+def test_the_section_it_was_trained_on_comes_out_the_same(trained: Path, soscope: Callable, tmp_path: Path) -> None:
+    assert soscope("apply", f"run={trained}", f"hydra.run.dir={tmp_path}", *QUICK) == 0
+    first, again = (anndata.read_h5ad(folder / "demo_rna.h5ad") for folder in (trained, tmp_path))
+    assert first.obs_names.equals(again.obs_names)
+    for one, two in ((first.X, again.X), (first.layers["sd"], again.layers["sd"])):
+        np.testing.assert_allclose(two.toarray(), one.toarray(), rtol=0.02, atol=0.02)
+
+
+def test_an_unseen_section_adds_up_and_says_what_it_was_made_with(
+    trained: Path, soscope: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = [f"run={trained}", "data.options.seed=4", f"hydra.run.dir={tmp_path}"]
+    assert soscope("apply", *words, "stages=[prepare,enhance]") == 0
+    sdata = contract.open_section(tmp_path / "demo.zarr")
+    enhanced, observed = sdata.tables["rna_enhanced"], sdata.tables["rna"]
+    names = anndata.read_h5ad(trained / "demo_rna.h5ad").var_names
+    assert enhanced.var_names.equals(names)
+    totals = np.zeros(observed.shape)
+    np.add.at(totals, enhanced.obs["parent"].to_numpy(), enhanced.X.toarray())
+    np.testing.assert_allclose(totals, observed.X.toarray(), atol=1e-9)
+    expected = DemoReader(rows=10, columns=8, seed=4).read(None).sdata.tables["rna"][:, names].X.toarray()
+    np.testing.assert_array_equal(observed.X.toarray(), expected)
+    capsys.readouterr()
+    assert soscope("apply", *words, "image.n_components=3") == 1
+    assert "the model knows image features as it was trained with them" in capsys.readouterr().err
+    assert soscope("apply", "data.options.seed=4") == 1
+    assert "needs run=DIR" in capsys.readouterr().err
+
+
+@pytest.fixture
+def full(compose: Callable, cache: Path, tmp_path: Path) -> tuple:
+    """A model that was not trained, with its file, and the section it is for."""
+    cfg = compose("data.features=8", f"image.cache={cache}")
+    raw = DemoReader(rows=8, columns=6).read(None).sdata
+    (sdata,) = prepare_sections(cfg, [raw])
+    contract.write_section(sdata, tmp_path / "full.zarr")
+    data = SectionsDataModule([tmp_path / "full.zarr"], ["rna"])
+    data.setup()
+    model = build_finetune(cfg, data).eval()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_module(model, describe(cfg, data, "model"), tmp_path / "model.pt")
+    return cfg, raw, data, model
+
+
+def test_a_model_of_some_features_is_the_whole_one_without_the_others(full: tuple, tmp_path: Path) -> None:
+    cfg, raw, data, model = full
+    names = data.features["rna"]
+    kept = [names[i] for i in (6, 0, 3)]
+    elements = {**raw.images, **raw.shapes, "rna": raw.tables["rna"][:, kept].copy()}
+    raw = SpatialData.init_from_elements(elements, attrs=raw.attrs)
+    learnt = Learnt.of(tmp_path / "full.zarr", ["rna"])
+    (sdata,) = prepare_sections(cfg, [raw], learnt)
+    assert sdata.tables["rna"].var_names.tolist() == [names[i] for i in (0, 3, 6)]
+    contract.write_section(sdata, tmp_path / "some.zarr")
+    some = SectionsDataModule([tmp_path / "some.zarr"], ["rna"])
+    some.setup()
+    part = load_unseen(cfg, tmp_path / "model.pt", some).eval()
+    whole, tile = data.result_tiles[0], some.result_tiles[0]
+    index, absent = torch.tensor([0, 3, 6]), torch.tensor([1, 2, 4, 5, 7])
+    z = torch.randn(len(tile.keys), cfg.model.n_latent)
+    view = model.encoder.views["rna"]
+    size = whole.library_size["rna"]
+    x = whole.profiles["rna"].clone()
+    x[:, absent] = view.location[absent].expm1() * size[:, None] / view.target  # what the view standardises to zero
+    shown = torch.ones_like(tile.core)
+    with torch.no_grad():
+        whole.profiles["rna"], tile.library_size["rna"] = x, size
+        tile.spot_weight.copy_(whole.spot_weight)
+        torch.testing.assert_close(part.encode(tile, shown).mean, model.encode(whole, shown).mean, rtol=1e-4, atol=1e-4)
+        tile.field = whole.field
+        ours, theirs = (m.decode(t, z)["rna"] for m, t in ((part, tile), (model, whole)))
+    torch.testing.assert_close(ours["mu"], theirs["mu"][:, index], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(ours["phi"], theirs["phi"][index])
+
+
+def test_sections_that_do_not_fit_are_refused(full: tuple, compose: Callable, tmp_path: Path) -> None:
+    cfg, raw, _, _ = full
+    learnt = Learnt.of(tmp_path / "full.zarr", ["rna"])
+    with pytest.raises(DataError, match="'color', 21 columns, are not those the model was trained with .none"):
+        Learnt(learnt.features, learnt.fitted, {}).reduced("color", np.zeros((3, 21)))
+    raw.tables["rna"].var_names = [f"other_{name}" for name in raw.tables["rna"].var_names]
+    with pytest.raises(DataError, match="has none of the model's 8 features"):
+        prepare_sections(cfg, [raw], learnt)
+
+
+@pytest.mark.parametrize("representation", ["lognorm", "components"])
+def test_representations_are_those_of_the_first_sections(representation: str, compose: Callable, cache: Path) -> None:
+    options = [
+        "model=gaussian",
+        f"model.modalities.rna.representation={representation}",
+        "data.features=10",
+        "image=none",
+    ]
+    cfg = compose(*options, "model.modalities.rna.n_components=4")
+    raw = DemoReader(rows=8, columns=6).read(None).sdata
+    (first,) = prepare_sections(cfg, [raw])
+    fitted = first.tables["rna"].uns["fitted"]
+    names = [str(n) for n in fitted.get("features", first.tables["rna"].var_names)]
+    other = DemoReader(rows=8, columns=6, seed=3).read(None).sdata
+    (unseen,) = prepare_sections(cfg, [other], Learnt({"rna": names}, {"rna": fitted}, {}))
+    x = other.tables["rna"][:, names].X.toarray()
+    size = np.asarray(other.tables["rna"].X.sum(1)).ravel()
+    expected = np.log1p(x / np.maximum(size, 1)[:, None] * float(fitted["target"]))
+    if representation == "components":
+        expected = (expected - fitted["mean"]) / fitted["sd"] @ np.asarray(fitted["loadings"]).T
+    np.testing.assert_allclose(unseen.tables["rna"].X, expected, rtol=1e-3, atol=1e-3)
