@@ -31,6 +31,7 @@ from soscope.config import paths_of, register
 from soscope.folder import RunFolder
 from soscope.lattice import make_lattice
 from soscope.matrices import to_dense
+from soscope.numbering import names_of
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import make_reader
 from soscope.run import TRAINING, do_stages
@@ -56,7 +57,7 @@ def prepare(cfg: Any, folder: RunFolder) -> Truths:
 
 
 def _truth(truth: Any, sdata: SpatialData, features: pd.Index) -> pd.DataFrame:
-    chosen = truth[sdata.shapes[contract.SUBSPOTS].index, features]
+    chosen = truth[names_of(sdata.shapes[contract.SUBSPOTS]), features]
     return pd.DataFrame(to_dense(chosen.X, np.float64), columns=features)
 
 

@@ -25,6 +25,7 @@ from soscope.folder import RunFolder, write_text
 from soscope.lattice import make_lattice
 from soscope.matrices import to_dense
 from soscope.methods import Bench, Method, choose_methods
+from soscope.numbering import names_of
 from soscope.prepare.encoders.precomputed import feature_files
 from soscope.prepare.panel import representation_of
 from soscope.prepare.pipeline import prepare_sections
@@ -113,7 +114,7 @@ def true_profiles(cfg: Any, raw: RawSection, sdata: SpatialData) -> AnnData:
     ConfigError, DataError
         When there is no truth, or one of other subspots.
     """
-    subspots = sdata.shapes[contract.SUBSPOTS].index
+    subspots = names_of(sdata.shapes[contract.SUBSPOTS])
     features = [f for m in cfg.model.modalities for f in sdata.tables[m].var_names]
     if cfg.data.truth is not None:
         truth = read_truth(Path(cfg.data.truth), features, len(subspots))

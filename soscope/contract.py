@@ -29,9 +29,10 @@ from xarray import DataArray
 
 from soscope.channels import RGB
 from soscope.errors import DataError
+from soscope.numbering import names_of, numbered_by_row
 
 T = TypeVar("T")
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 ATTRS = "soscope"
 IMAGE, SPOTS, SUBSPOTS, IMAGE_FEATURES = "image", "spots", "subspots", "image_features"
 REGION, INSTANCE = "region", "instance"
@@ -83,8 +84,7 @@ def new_section(
         table.obsm["spatial"] = np.asarray(xy_px, dtype=np.float64)
         annotated[modality] = annotate(table, SPOTS)
     facts = {"format_version": FORMAT_VERSION, "section": name, "modalities": list(tables), **attrs}
-    shapes = {SPOTS: ShapesModel.parse(spots)}
-    return SpatialData(images=images, shapes=shapes, tables=annotated, attrs={ATTRS: facts})
+    return SpatialData(images=images, shapes={SPOTS: ShapesModel.parse(spots)}, tables=annotated, attrs={ATTRS: facts})
 
 
 def add_subspots(
@@ -97,28 +97,30 @@ def add_subspots(
     sdata
         From `new_section`. A graph of its spots goes into ``obsp[GRAPH]`` of its tables before.
     shapes
-        Polygons, or points with ``radius``, in pixels; unique names, and ``parent``: row of the spot, -1 under no spot.
+        Polygons, or points with ``radius``, in pixels; unique names as index or column ``name``, and ``parent``: row of the
+        spot, -1 under no spot.
     features, graph
         Image features ``(n_subspots, n_columns)`` and sparse weights ``(n_subspots, n_subspots)``, rows as in ``shapes``;
         what is ``None`` is made by `prepare`.
     """
-    sdata.shapes[SUBSPOTS] = ShapesModel.parse(shapes)
+    sdata.shapes[SUBSPOTS] = ShapesModel.parse(numbered_by_row(shapes))
     if features is not None or graph is not None:
         values = np.zeros((len(shapes), 0), dtype=np.float32) if features is None else features
-        obs = pd.DataFrame({PARENT: shapes[PARENT].to_numpy()}, index=shapes.index)
+        obs = pd.DataFrame({PARENT: shapes[PARENT].to_numpy()}, index=names_of(shapes))
         table = AnnData(X=values, obs=obs, var=pd.DataFrame(index=[f"image_{i}" for i in range(values.shape[1])]))
         if graph is not None:
             table.obsp[GRAPH] = graph
-        sdata.tables[IMAGE_FEATURES] = annotate(table, SUBSPOTS)
+        sdata.tables[IMAGE_FEATURES] = annotate(table, SUBSPOTS, np.arange(len(shapes)))
     return sdata
 
 
-def annotate(table: AnnData, region: str) -> AnnData:
-    """Make a table annotate a shapes element whose index are the table's row names."""
+def annotate(table: AnnData, region: str, instances: np.ndarray | None = None) -> AnnData:
+    """Make a table annotate shapes: those of index ``instances``, or whose index are its row names."""
     table.obs[REGION] = pd.Categorical([region] * table.n_obs)
-    table.obs[INSTANCE] = table.obs_names.to_numpy()
-    table.uns.pop("spatialdata_attrs", None)
-    return TableModel.parse(table, region=region, region_key=REGION, instance_key=INSTANCE)
+    table.obs[INSTANCE] = table.obs_names.to_numpy() if instances is None else instances
+    table.uns.pop(TableModel.ATTRS_KEY, None)
+    regions = [region]  # in a string instead of a list, spatialdata finds 'spots' inside 'subspots'
+    return TableModel.parse(table, region=regions, region_key=REGION, instance_key=INSTANCE)
 
 
 def facts(sdata: SpatialData) -> dict[str, Any]:
@@ -145,9 +147,9 @@ def modalities(sdata: SpatialData) -> list[str]:
 
 def set_um(sdata: SpatialData, um_per_px: float) -> None:
     """Give every image and shapes element the coordinate system ``um`` beside ``global``."""
-    scale = Scale([um_per_px, um_per_px], axes=("x", "y"))
+    systems = {"global": Identity(), "um": Scale([um_per_px, um_per_px], axes=("x", "y"))}
     for element in [*sdata.images.values(), *sdata.shapes.values()]:
-        set_transformation(element, {"global": Identity(), "um": scale}, set_all=True)
+        set_transformation(element, systems, set_all=True)
 
 
 def image_of(sdata: SpatialData) -> np.ndarray | None:
@@ -244,6 +246,8 @@ def open_tables(path: Path) -> tuple[dict[str, Any], dict[str, AnnData]]:
 
 def _table_of(group: zarr.Group, stored: bool) -> AnnData:
     parts = {name: read_elem(group[name]) for name in ("obs", "var", "obsm", "obsp", "uns")}
+    attrs = parts["uns"][TableModel.ATTRS_KEY]
+    attrs[TableModel.REGION_KEY] = attrs[TableModel.REGION_KEY].tolist()  # a list comes back as an array
     values = _stored if stored else read_elem
     layers = {name: values(layer) for name, layer in group["layers"].members()}  # type: ignore[union-attr]
     return AnnData(X=values(group["X"]), layers=layers, **parts)

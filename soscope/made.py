@@ -14,6 +14,7 @@ from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.errors import DataError
+from soscope.numbering import names_of
 
 SETTINGS, MADE = "settings", "made"
 
@@ -70,7 +71,7 @@ def _digest(sdata: SpatialData) -> str:
     digest = hashlib.blake2b(digest_size=12)
     shapes = sdata.shapes[contract.SUBSPOTS]
     digest.update(b"".join(shapely.to_wkb(shapes.geometry.to_numpy())))
-    digest.update("\n".join(map(str, shapes.index)).encode())
+    digest.update("\n".join(names_of(shapes)).encode())
     digest.update(shapes[contract.PARENT].to_numpy(np.int64).tobytes())
     if contract.IMAGE_FEATURES in sdata.tables:
         digest.update(np.ascontiguousarray(sdata.tables[contract.IMAGE_FEATURES].X).tobytes())

@@ -17,6 +17,7 @@ from soscope import contract, made
 from soscope.errors import DataError
 from soscope.kinds import kind_of
 from soscope.lattice import make_lattice
+from soscope.numbering import names_of
 from soscope.prepare.pipeline import image_table, prepare_sections
 from soscope.prepare.placing import Placed, place, subspots_per_spot
 from soscope.read import make_reader
@@ -205,8 +206,8 @@ def _placed(
 
 
 def _same(ours: gpd.GeoDataFrame, there: gpd.GeoDataFrame) -> bool:
-    same_names = ours.index.equals(there.index)
-    return same_names and bool(ours.geometry.geom_equals_exact(there.geometry, 1e-6).all())
+    same_names = names_of(ours).equals(names_of(there))
+    return same_names and bool(ours.geometry.geom_equals_exact(there.geometry, 1e-6, align=False).all())
 
 
 def _said(settings: dict[str, Any]) -> dict[str, Any]:

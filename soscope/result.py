@@ -21,6 +21,7 @@ from soscope import contract
 from soscope.channels import composite
 from soscope.data.section import Section
 from soscope.matrices import Matrix
+from soscope.numbering import names_of
 from soscope.split import Split
 
 LAYERS = {0.05: "q05", 0.95: "q95"}
@@ -42,13 +43,15 @@ def result_without_values(
     subspots = sdata.shapes[contract.SUBSPOTS]
     for modality in modalities:
         table = _enhanced_table(section, sdata.tables[modality].var, subspots)
-        result.tables[contract.enhanced_name(modality)] = contract.annotate(table, contract.SUBSPOTS)
+        result.tables[contract.enhanced_name(modality)] = contract.annotate(
+            table, contract.SUBSPOTS, subspots.index.to_numpy()
+        )
     return result
 
 
 def _enhanced_table(section: Section, feature_var: pd.DataFrame, subspots: Any) -> AnnData:
     """Return a table without values, rows named like the subspot shapes."""
-    table = AnnData(obs=pd.DataFrame(index=subspots.index), var=feature_var.copy())
+    table = AnnData(obs=pd.DataFrame(index=names_of(subspots)), var=feature_var.copy())
     table.obs[contract.PARENT] = section.parent
     table.obs[contract.PARENT_NAME] = subspots[contract.PARENT_NAME].to_numpy()
     table.obs["under_no_spot"] = section.parent < 0

@@ -233,23 +233,3 @@ def test_in_a_browser_without_a_network(
     assert urls
     assert not [url for url in urls if not re.match(r"(file|data|blob):", url)]
     assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
-
-
-def test_napari_gets_numbered_polygons_and_tables_that_follow(trained: Path) -> None:
-    import sys
-
-    import spatialdata
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-    try:
-        from open_in_napari import numbered_for_napari
-    finally:
-        sys.path.pop(0)
-    sdata = spatialdata.read_zarr(trained / "demo.zarr")
-    names = sdata.shapes["subspots"].index.to_numpy().copy()
-    found = numbered_for_napari(sdata)
-    elements, table = spatialdata.join_spatialelement_table(
-        sdata=found, spatial_element_names="subspots", table_name="rna_enhanced", how="inner", match_rows="left"
-    )
-    assert [int(i) for i in elements["subspots"].index] == list(range(len(names)))
-    assert (table.obs_names == names).all()

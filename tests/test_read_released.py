@@ -83,7 +83,7 @@ def test_folder_gives_what_was_written(tmp_path: Path) -> None:
     assert table.obs["array_col"].tolist()[:6] == [0, 0, 0, 0, 0, 1]
     np.testing.assert_allclose(table.obsm["spatial"][:2], [[70, 490], [70, 450]])
     shapes = raw.sdata.shapes["subspots"]
-    assert shapes.index[:5].tolist() == ["spot_1:0", "spot_1:1", "spot_1:2", "spot_1:3", "spot_2:0"]
+    assert shapes["name"][:5].tolist() == ["spot_1:0", "spot_1:1", "spot_1:2", "spot_1:3", "spot_2:0"]
     np.testing.assert_allclose([shapes.centroid.x.iloc[0], shapes.centroid.y.iloc[0]], [80, 480])
     assert shapes.area.to_numpy() == pytest.approx(np.full(N * K, (PITCH / S) ** 2))
     names = [f.name for f in ReleasedReader().inputs(folder)]
@@ -261,7 +261,7 @@ def test_cells_as_subspots(compose: Callable, rng: np.random.Generator, cache: P
     sdata = with_cells(rng)
     out = prepare_sections(compose(f"image.cache={cache}"), [sdata])[0]
     shapes, parent = out.shapes["subspots"], sdata.shapes["subspots"]["parent"].to_numpy()
-    assert shapes.index.tolist() == sdata.shapes["subspots"].index.tolist()
+    assert shapes["name"].tolist() == out["image_features"].obs_names.tolist() == [f"cell_{i}" for i in range(150)]
     np.testing.assert_array_equal(shapes["parent"], parent)
     names = out["rna"].obs_names
     assert shapes["parent_name"].tolist() == ["" if p < 0 else names[p] for p in parent]
@@ -312,7 +312,7 @@ def test_given_parts_that_do_not_fit(compose: Callable, rng: np.random.Generator
     with pytest.raises(DataError, match="no column 'parent'"):
         prepare_sections(compose(), [sdata])
     sdata = with_cells(rng)
-    sdata.shapes["subspots"].index = pd.Index(["cell"] * 150)
+    sdata.shapes["subspots"]["name"] = "cell"
     with pytest.raises(DataError, match="'cell' occurs more than once"):
         prepare_sections(compose(), [sdata])
 

@@ -84,7 +84,7 @@ def test_rows_are_cells_with_a_grid(tmp_path: Path, compose: Callable) -> None:
     cfg = compose("data=table", "data.path=crop", "platform=xenium", "data.options.grid_um=40", "image=none")
     prepared = prepare_sections(cfg, [raw.sdata])[0]
     assert contract.facts(prepared)["um_per_px"] == pytest.approx(0.5)
-    assert prepared.shapes["subspots"].index.tolist() == cells["cell"].tolist()
+    assert prepared.shapes["subspots"]["name"].tolist() == cells["cell"].tolist()
 
 
 def test_spots_in_one_table_alone_are_left_out(tmp_path: Path, log: pytest.LogCaptureFixture) -> None:

@@ -47,10 +47,10 @@ def test_cells_are_the_subspots_of_bins_and_their_counts_the_truth(folder: Path,
     raw = XeniumReader(spots="cells").read(folder)
     table, cells, truth = raw.sdata.tables["rna"], raw.sdata.shapes["subspots"], raw.truth
     assert len(cells) == (SIDE_UM // STEP_UM) ** 2
-    assert truth.obs_names.tolist() == cells.index.tolist()
+    assert truth.obs_names.tolist() == cells["name"].tolist()
     sums = pd.DataFrame(truth.X.toarray()).groupby(cells["parent"].to_numpy()).sum()
     np.testing.assert_array_equal(table.X.toarray(), sums)
-    written = pd.read_parquet(folder / "cells.parquet").set_index("cell_id").loc[cells.index]
+    written = pd.read_parquet(folder / "cells.parquet").set_index("cell_id").loc[cells["name"]]
     np.testing.assert_allclose(cells.geometry.centroid.x, written["x_centroid"], atol=1e-3)
     bins = table.obs[["array_row", "array_col"]].to_numpy()[cells["parent"]]
     np.testing.assert_array_equal(bins, written[["y_centroid", "x_centroid"]] // 50)

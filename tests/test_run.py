@@ -36,7 +36,7 @@ def test_result_opens_in_spatialdata_and_adds_up(trained: Path) -> None:
     assert (mean <= high + 1).all()
     assert (mean[observed.X.toarray()[parent] == 0] == 0).all()
     assert enhanced.layers["sd"].nnz > 0
-    assert sdata.attrs["soscope"]["format_version"] == 2
+    assert sdata.attrs["soscope"]["format_version"] == 3
     assert observed.obsm["X_soscope"].shape == (observed.n_obs, 128)
 
 

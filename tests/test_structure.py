@@ -21,7 +21,7 @@ OUTSIDE = {
     "scanpy",
 }
 ORDER = [
-    *("errors", "channels", "matrices", "checks", "nn", "affine", "lattice", "kernels", "kriging"),
+    *("errors", "channels", "matrices", "checks", "nn", "affine", "lattice", "numbering", "kernels", "kriging"),
     *("posteriors", "likelihoods", "contract", "read", "prepare", "tools"),
     *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "cluster", "benchmark", "report"),
     *(

@@ -14,6 +14,7 @@ from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.errors import DataError
+from soscope.numbering import names_of
 from soscope.prepare.graphs import Graph
 
 FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -37,26 +38,26 @@ class Given:
 
 
 def given_outlines(shapes: gpd.GeoDataFrame, spots: list[str], where: str) -> gpd.GeoDataFrame:
-    """Return polygons with whole-number parents and their names; `DataError` for anything else."""
+    """Return polygons, indexed by name, with whole-number parents and their names; `DataError` for anything else."""
     if contract.PARENT not in shapes:
         raise DataError(
             f"{where}: no column '{contract.PARENT}'. Add the row of each subspot's spot, -1 for one under no spot."
         )
-    if not shapes.index.is_unique:
-        twice = shapes.index[shapes.index.duplicated()][0]
+    names = names_of(shapes)
+    if not names.is_unique:
+        twice = names[names.duplicated()][0]
         raise DataError(f"{where}: the name '{twice}' occurs more than once. Give every subspot a name of its own.")
     parent = pd.to_numeric(shapes[contract.PARENT], errors="coerce").to_numpy(np.float64, na_value=np.nan)
     wrong = ~((parent >= -1) & (parent < len(spots)) & (parent == np.floor(parent)))
     if wrong.any() or not (parent >= 0).any():
-        first = shapes.index[wrong][0] if wrong.any() else shapes.index[0] if len(shapes) else "none"
+        first = names[wrong][0] if wrong.any() else names[0] if len(shapes) else "none"
         raise DataError(
             f"{where}: '{contract.PARENT}' must be the row of a spot, 0 to {len(spots) - 1:,}, or -1 under no spot, and not -1 "
             f"throughout; {int(wrong.sum()):,} of {len(shapes):,} are something else (first subspot: '{first}')."
         )
     rows = parent.astype(np.int64)
-    names = np.array([*spots, ""], dtype=object)[rows]
-    columns = {contract.PARENT: rows, contract.PARENT_NAME: names}
-    return gpd.GeoDataFrame(columns, geometry=_polygons(shapes), index=shapes.index.astype(str))
+    columns = {contract.PARENT: rows, contract.PARENT_NAME: np.array([*spots, ""], dtype=object)[rows]}
+    return gpd.GeoDataFrame(columns, geometry=_polygons(shapes), index=names)
 
 
 def _polygons(shapes: gpd.GeoDataFrame) -> list[Any]:

@@ -147,7 +147,7 @@ def _feature_table(cfg: Any, p: Placed, image: ImageBlocks) -> AnnData:
     table.obsm["spatial"] = p.xy_px
     table.obsm["xy_um"] = p.xy_px * p.um_per_px
     table.obsp[contract.GRAPH] = sparse.csr_matrix(graph.to_matrix(table.n_obs))
-    return contract.annotate(table, contract.SUBSPOTS)
+    return contract.annotate(table, contract.SUBSPOTS, np.arange(len(p.shapes)))
 
 
 def _notes(cfg: Any, p: Placed, tables: dict[str, AnnData]) -> dict[str, Any]:

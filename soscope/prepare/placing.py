@@ -17,6 +17,7 @@ from soscope.affine import Affine, fit_affine
 from soscope.distances import typical_distance
 from soscope.errors import ConfigError, DataError
 from soscope.lattice import Lattice
+from soscope.numbering import numbered_by_row
 from soscope.prepare.given import Given, given_outlines, given_parts
 from soscope.prepare.graphs import nearest_edges, neighbour_edges
 from soscope.prepare.subspots import disc_share, split_spots
@@ -37,7 +38,7 @@ class Placed:
     um_per_px
         Micrometres per pixel.
     shapes
-        Outlines of subspots in pixels with ``parent`` and ``parent_name``.
+        Outlines of subspots in pixels with ``parent`` and ``parent_name``, indexed by name.
     xy_px
         Centres of subspots in pixels, ``(n_subspots, 2)``.
     subspot_edges
@@ -65,8 +66,8 @@ class Placed:
 
     @property
     def outlines(self) -> gpd.GeoDataFrame:
-        """Outlines of subspots as an element of SpatialData."""
-        return ShapesModel.parse(self.shapes)
+        """Outlines of subspots as an element of SpatialData, numbered."""
+        return ShapesModel.parse(numbered_by_row(self.shapes))
 
 
 def place(cfg: Any, sdata: SpatialData, lattice: Lattice) -> Placed:
