@@ -378,9 +378,10 @@ def test_written_files_are_drawn_by_spatialdata_plot_squidpy_and_scanpy(fitted: 
         np.testing.assert_allclose(axes.collections[0].get_facecolor()[:, :3], expected[:, :3], atol=0.02)
         plt.close("all")
     sdata.pl.render_shapes("spots", color=gene, table_name="rna").pl.show(coordinate_systems="um")
+    (axes,) = [a for a in plt.gcf().axes if a.get_title() == "um"]
     values = sdata["rna"][:, gene].X.toarray().ravel()
     expected = mpl.colormaps["viridis"]((values - values.min()) / np.ptp(values))
-    np.testing.assert_allclose(plt.gca().collections[0].get_facecolor()[:, :3], expected[:, :3], atol=0.02)
+    np.testing.assert_allclose(axes.collections[0].get_facecolor()[:, :3], expected[:, :3], atol=0.02)
     plt.close("all")
     draw(anndata.read_h5ad(folder.table("demo", "rna")))
 
