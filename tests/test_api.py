@@ -186,7 +186,7 @@ def spoil(table: AnnData, what: str) -> AnnData:
         ("positions", "no obsm['spatial']"),
         ("array", "obs has no array_col"),
         ("libraries", "Give library=..., one of: lib, other"),
-        ("scale", "has no tissue_hires_scalef"),
+        ("scale", "no scalefactors['tissue_hires_scalef']"),
         ("far", "spots lie outside"),
         ("tissue", "none of the 72 spots has obs['in_tissue'] = 1"),
     ],
