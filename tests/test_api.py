@@ -81,7 +81,9 @@ def test_import_brings_no_torch_and_offers_its_parts() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     torch, hydra, *names = done.stdout.split()
     assert (torch, hydra) == ("False", "False")
-    assert {"pp", "tl", "pl", "load"} <= set(names)
+    assert {"pp", "tl", "pl", "load", "two_step_train", "infer"} <= set(names)
+    assert callable(so.two_step_train)
+    assert callable(so.infer)
     with pytest.raises(AttributeError, match="no attribute 'ppp'"):
         so.ppp  # noqa: B018
 
