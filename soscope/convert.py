@@ -14,10 +14,9 @@ from spatialdata.transformations import get_transformation
 from soscope import contract
 from soscope.distances import typical_distance
 from soscope.errors import DataError
-from soscope.read.base import as_rgb, check_ids, check_inside, check_names, split_modalities
-
-ARRAY = ("array_row", "array_col")
-KEPT = ("gene_ids", "feature_types", "genome")
+from soscope.read.array import ARRAY
+from soscope.read.base import as_image, check_ids, check_inside, check_names, kept_var, split_modalities
+from soscope.read.h5ad import SIZES, eight_bit, image_in
 
 
 class Place(NamedTuple):
@@ -131,7 +130,7 @@ def section_of_sdata(
         matrix = _to_pixels(circles, pixels, where)
         xy = xy @ matrix[:2, :2].T + matrix[:2, 2]
         radius *= float(np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
-        pixels = _as_image(np.asarray(pixels.data), f"{where}, image '{source}'")
+        pixels = as_image(eight_bit(np.asarray(pixels.data)), f"{where}, image '{source}'")
     parts = split_modalities(_counts(found, layer, where))
     tables = parts if "feature_types" in found.var else {modality: parts["rna"]}
     return _assemble(name, tables, Place(found, xy, radius, pixels, source), "SpatialData")
@@ -147,8 +146,7 @@ def _assemble(name: str, tables: Mapping[str, AnnData], place: Place, reader: st
     for modality, table in tables.items():
         check_names(table, f"{where}, table '{modality}'")
         check_ids(table, f"{where}, table '{modality}'")
-        var = table.var[[c for c in KEPT if c in table.var]].copy()
-        plain[modality] = AnnData(X=table.X.copy(), obs=obs.copy(), var=var)
+        plain[modality] = AnnData(X=table.X.copy(), obs=obs.copy(), var=kept_var(table))
     radius = place.radius_px or max(typical_distance(place.xy_px) / 4, 1.0)
     facts = {"reader": reader, "image_source": place.source, "files": []}
     return contract.new_section(name, place.image, obs.index.tolist(), place.xy_px, radius, plain, **facts)
@@ -165,23 +163,13 @@ def _place(table: AnnData, library: str | None, where: str) -> Place:
     if not libraries:
         return Place(table, xy, None, None, "none")
     library = _chosen(library, libraries, "uns['spatial']", "library", where)
-    images, scales = libraries[library].get("images") or {}, libraries[library].get("scalefactors") or {}
-    diameter = scales.get("spot_diameter_fullres")
-    kind = next((k for k in ("hires", "lowres") if k in images), None)
+    images = libraries[library].get("images") or {}
+    diameter = (libraries[library].get("scalefactors") or {}).get("spot_diameter_fullres")
+    kind = next((k for k in SIZES if k in images), None)
     if kind is None:
         return Place(table, xy, diameter and diameter / 2, None, "none")
-    if f"tissue_{kind}_scalef" not in scales:
-        raise DataError(f"{where}: uns['spatial']['{library}']['scalefactors'] has no tissue_{kind}_scalef, px per px.")
-    scale = float(scales[f"tissue_{kind}_scalef"])
-    image = _as_image(np.moveaxis(np.atleast_3d(images[kind]), -1, 0), f"{where}, image '{kind}'")
+    image, scale = image_in(libraries[library], kind, f"{where}, uns['spatial']['{library}']")
     return Place(table, xy * scale, diameter and diameter / 2 * scale, image, f"{library}, {kind}")
-
-
-def _as_image(image: np.ndarray, where: str) -> np.ndarray:
-    """Return 8-bit RGB, also from fractions of 1, as matplotlib reads pictures."""
-    if image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1:
-        image = np.round(image * 255).astype(np.uint8)
-    return as_rgb(image, where)
 
 
 def _under_tissue(table: AnnData, where: str) -> AnnData:

@@ -42,6 +42,8 @@ def data() -> Path:
 
 TINY = ["data.options.rows=10", "data.options.columns=8", "data.features=12", "trainer.progress=false", "debug=fast"]
 """Overrides of a run that trains for seconds."""
+QUICK = ["report.interactive=false", "report.n_features=1", "report.dpi=30"]
+"""Overrides of a report whose pictures no test looks at; `trained` has a whole one."""
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,9 @@ def test_import_brings_no_torch_and_offers_its_parts() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     torch, hydra, *names = done.stdout.split()
     assert (torch, hydra) == ("False", "False")
-    assert {"pp", "tl", "pl", "load"} <= set(names)
+    assert {"pp", "tl", "pl", "load", "two_step_train", "infer"} <= set(names)
+    assert callable(so.two_step_train)
+    assert callable(so.infer)
     with pytest.raises(AttributeError, match="no attribute 'ppp'"):
         so.ppp  # noqa: B018
 
@@ -186,7 +188,7 @@ def spoil(table: AnnData, what: str) -> AnnData:
         ("positions", "no obsm['spatial']"),
         ("array", "obs has no array_col"),
         ("libraries", "Give library=..., one of: lib, other"),
-        ("scale", "has no tissue_hires_scalef"),
+        ("scale", "no scalefactors['tissue_hires_scalef']"),
         ("far", "spots lie outside"),
         ("tissue", "none of the 72 spots has obs['in_tissue'] = 1"),
     ],

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import xarray
+from conftest import QUICK
 
 from soscope.config_checks import check
 from soscope.draws import Drawing, Drawn, write_draws
@@ -22,7 +23,6 @@ from soscope.nn.parent import Parent
 UNEVEN = Parent(torch.tensor([0, 0, 0, 1, -1, 2, 2, 1]), 3)
 SPOTS = torch.tensor([[3.0, 0, 9, 70_000], [5, 1, 2, 60], [0, 0, 4, 20]], dtype=torch.float64)
 SUBSPOTS, FEATURES = [f"s:{i}" for i in range(8)], list("abcd")
-QUICK = ["report.n_features=1", "report.dpi=30"]
 VARIANTS = [("nb", {}), ("poisson", {}), ("gaussian", {}), ("gaussian", {"average": False})]
 
 

@@ -161,7 +161,7 @@ def test_duplicated_features_by_id_are_refused_and_by_symbol_numbered(tmp_path: 
 
 def test_unknown_reader_and_option_name_the_choices() -> None:
     with pytest.raises(
-        ConfigError, match="anndata, dbit, demo, soscope, spatialdata, st, table, visium, visium_hd, xenium"
+        ConfigError, match="anndata, dbit, demo, section, soscope, spatialdata, st, table, visium, visium_hd, xenium"
     ):
         make_reader("cosmx", {})
     with pytest.raises(ConfigError, match="counts_file, image_file"):

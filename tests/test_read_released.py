@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import shapely
 from anndata import AnnData
+from conftest import QUICK
 from omegaconf import DictConfig
 from scipy import sparse
 from spatialdata import SpatialData
@@ -234,6 +235,7 @@ def test_a_run_from_end_to_end(soscope: Callable, tmp_path: Path) -> None:
         "image.encoder=none",
         "debug=fast",
         "trainer.progress=false",
+        *QUICK,
     )
     assert soscope("train", *words, f"hydra.run.dir={tmp_path / 'run'}") == 0
     result = contract.open_section(tmp_path / "run" / "s.zarr")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY
+from conftest import QUICK, TINY
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -340,7 +340,7 @@ def test_what_the_program_has_not_got_is_refused(word: str) -> None:
 
 def test_whole_run_on_the_tiny_section(tmp_path: Path, soscope: Callable, cache: Path) -> None:
     folder = tmp_path / "run"
-    words = [*TINY, "objective=released", f"image.cache={cache}", f"hydra.run.dir={folder}"]
+    words = [*TINY, *QUICK, "objective=released", f"image.cache={cache}", f"hydra.run.dir={folder}"]
     assert soscope("train", *words) == 0
     table = anndata.read_h5ad(folder / "demo_rna.h5ad")
     mean = np.asarray(table.X)

@@ -15,7 +15,7 @@ import scanpy as sc
 import spatialdata
 import torch
 import yaml
-from conftest import TINY
+from conftest import QUICK, TINY
 
 from soscope.build import build_finetune, build_pretrain
 from soscope.data.module import SectionsDataModule
@@ -162,7 +162,7 @@ def test_resuming_equals_the_uninterrupted_run(stage: str, trained: Path, compos
 @pytest.mark.parametrize("model", ["poisson", "gaussian"])
 def test_other_likelihoods_from_the_command_line(model: str, soscope: Callable, cache: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert soscope(*TINY, f"model={model}", f"image.cache={cache}", f"hydra.run.dir={folder}") == 0
+    assert soscope(*TINY, *QUICK, f"model={model}", f"image.cache={cache}", f"hydra.run.dir={folder}") == 0
     table = anndata.read_h5ad(folder / "demo_rna.h5ad")
     observed = spatialdata.read_zarr(folder / "demo.zarr")["rna"].X
     observed = observed.toarray() if hasattr(observed, "toarray") else observed
@@ -180,7 +180,7 @@ def test_components_without_an_image_and_without_held_out_spots(soscope: Callabl
         "pretrain.steps_per_epoch=2",
         "finetune.steps_per_epoch=2",
     ]
-    assert soscope(*words, *short) == 0
+    assert soscope(*words, *short, *QUICK) == 0
     assert anndata.read_h5ad(folder / "demo_rna.h5ad").var_names[0] == "PC1"
 
 
@@ -210,7 +210,7 @@ def test_wandb_offline_writes_one_run_per_job(
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "wandb_data"))
-    words = [*TINY, "logger=wandb", f"image.cache={cache}", f"hydra.sweep.dir={tmp_path}"]
+    words = [*TINY, *QUICK, "logger=wandb", f"image.cache={cache}", f"hydra.sweep.dir={tmp_path}"]
     assert soscope("-m", *words, "seed=0,1") == 0
     files = sorted(tmp_path.glob("demo-nb-*/wandb/offline-run-*/run-*.wandb"))
     assert len(files) == 2
@@ -262,7 +262,7 @@ def test_report_needs_neither_the_input_nor_the_folder_it_was_started_in(
 
     folder = write_folder(tmp_path / "a" / "liver")
     monkeypatch.chdir(tmp_path / "a")
-    words = [w for w in TINY if "options" not in w]
+    words = [w for w in TINY if "options" not in w] + QUICK
     assert (
         soscope(*words, "data=visium", "data.path=liver", f"image.cache={cache}", f"hydra.run.dir={tmp_path / 'run'}")
         == 0
@@ -280,7 +280,7 @@ def test_two_sections_are_trained_together_and_written_apart(soscope: Callable, 
     from space_ranger import write_folder
 
     paths = [write_folder(tmp_path / name) for name in ("left", "right")]
-    words = [w for w in TINY if "options" not in w]
+    words = [w for w in TINY if "options" not in w] + QUICK
     listed = ",".join(map(str, paths))
     assert (
         soscope(

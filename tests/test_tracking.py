@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from conftest import TINY
+from conftest import QUICK, TINY
 from PIL import Image
 from space_ranger import write_folder
 from wandb_records import read_artifacts
@@ -34,9 +34,8 @@ def events(tmp_path_factory: pytest.TempPathFactory, soscope: Callable, cache: P
     words = [
         "train",
         *TINY,
+        *QUICK,
         "logger=tensorboard",
-        "report.n_features=1",
-        "report.dpi=40",
         f"image.cache={cache}",
         f"hydra.run.dir={folder}",
     ]

@@ -80,6 +80,11 @@ def split_modalities(table: AnnData) -> dict[str, AnnData]:
     return {name: table[:, (kinds == kind).to_numpy()].copy() for kind, name in names.items()}
 
 
+def kept_var(table: AnnData) -> pd.DataFrame:
+    """Return what a section keeps of a table's ``var``."""
+    return table.var[[c for c in ("gene_ids", "feature_types", "genome") if c in table.var]].copy()
+
+
 def check_names(table: AnnData, where: str) -> None:
     """Refuse duplicated spots and features."""
     for kind, names in (("spot", table.obs_names), ("feature", table.var_names)):

@@ -15,7 +15,7 @@ from soscope.distances import typical_distance
 from soscope.errors import ConfigError, DataError
 from soscope.names import section_name
 from soscope.read.array import array_obs
-from soscope.read.base import RawSection, Reader, as_image, check_inside, check_names, split_modalities
+from soscope.read.base import RawSection, Reader, as_image, check_inside, check_names, kept_var, split_modalities
 from soscope.read.slides import open_slide
 from soscope.read.visium import under_tissue
 
@@ -96,7 +96,7 @@ class AnnDataReader(Reader, name="anndata"):
         for name in libraries if self.library is None else [self.library]:
             for size in SIZES:
                 if size in libraries[name].get("images", {}):
-                    image, scale = _image_in(libraries[name], size, f"{where}, library '{name}'")
+                    image, scale = image_in(libraries[name], size, f"{where}, library '{name}'")
                     return image, scale, f"uns['spatial']['{name}'], {size}"
         return None, 1.0, "none"
 
@@ -139,18 +139,20 @@ def counts_of(
             f"{where}: X is empty. Name the layer that holds the counts, of {', '.join(table.layers) or 'none'}, with "
             "data.options.layer=..."
         )
-    keep = [c for c in ("gene_ids", "feature_types", "genome") if c in table.var]
-    plain = AnnData(X=values.astype(np.float32), obs=obs, var=table.var[keep].copy())
+    plain = AnnData(X=values.astype(np.float32), obs=obs, var=kept_var(table))
     return split_modalities(plain) if modality is None else {modality: plain}
 
 
-def _image_in(library: Any, size: str, where: str) -> tuple[np.ndarray, float]:
-    """Return an image as 8 bits, and its scale factor; floats are taken as 0 to 1, as scanpy keeps them."""
+def image_in(library: Any, size: str, where: str) -> tuple[np.ndarray, float]:
+    """Return an image and its scale factor."""
     scale = library.get("scalefactors", {}).get(f"tissue_{size}_scalef")
     if scale is None:
         raise DataError(f"{where}: an image, but no scalefactors['tissue_{size}_scalef'] to place spots on it.")
-    pixels = np.asarray(library["images"][size])
-    if pixels.dtype.kind == "f" and pixels.max() <= 1:
-        pixels = np.rint(pixels * 255).astype(np.uint8)
-    channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-    return as_image(channels, f"{where}, image '{size}'"), float(scale)
+    pixels = np.moveaxis(np.atleast_3d(library["images"][size]), -1, 0)
+    return as_image(eight_bit(pixels), f"{where}, image '{size}'"), float(scale)
+
+
+def eight_bit(image: np.ndarray) -> np.ndarray:
+    """Return fractions of 1, as matplotlib reads pictures, as 8 bits; other images as they are."""
+    fractions = image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1
+    return np.rint(image * 255).astype(np.uint8) if fractions else image

@@ -17,7 +17,16 @@ from soscope import contract
 from soscope.distances import typical_distance
 from soscope.errors import DataError
 from soscope.names import section_name
-from soscope.read.base import RawSection, Reader, as_image, check_ids, check_inside, check_names, split_modalities
+from soscope.read.base import (
+    RawSection,
+    Reader,
+    as_image,
+    check_ids,
+    check_inside,
+    check_names,
+    kept_var,
+    split_modalities,
+)
 from soscope.read.slides import open_slide
 
 COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix/matrix.mtx.gz")
@@ -185,5 +194,4 @@ def under_tissue(table: AnnData, positions: Path) -> AnnData:
 def plain(table: AnnData) -> AnnData:
     """Keep counts, names and lattice coordinates; drop what the reader's own SpatialData layout added."""
     obs = table.obs[["array_row", "array_col"]].astype(np.int64)
-    keep = [c for c in ("gene_ids", "feature_types", "genome") if c in table.var]
-    return AnnData(X=table.X.tocsr().astype(np.float32), obs=obs, var=table.var[keep].copy())
+    return AnnData(X=table.X.tocsr().astype(np.float32), obs=obs, var=kept_var(table))
