@@ -12,6 +12,7 @@ import pandas as pd
 import shapely
 from anndata import AnnData
 from scipy import sparse
+from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.affine import Affine
@@ -20,6 +21,7 @@ from soscope.errors import ConfigError, DataError
 from soscope.names import section_name
 from soscope.read.array import ARRAY, array_obs
 from soscope.read.base import SEPARATED, RawSection, Reader, check_inside, check_names, existing_file, separator
+from soscope.read.cells import add_cells
 from soscope.read.grid import section_of_cells
 from soscope.read.slides import open_slide
 
@@ -52,6 +54,11 @@ class TableReader(Reader, name="table"):
         ``hex`` or ``square``: find array coordinates from positions.
     grid_um
         Rows are cells: bins of this width become the spots, and the cells their subspots.
+    cells_file
+        Table beside the counts with the centres of cells, in columns ``x`` and ``y`` and named by its first: cells become the
+        subspots of the spot they lie in.
+    spot_diameter
+        Of the disc that a spot's cells lie in, as a part of the pitch: 55 um of 100 on Visium.
     modality
         Name of the table.
     """
@@ -69,6 +76,8 @@ class TableReader(Reader, name="table"):
     um_per_px: float | None = None
     lattice: str | None = None
     grid_um: float | None = None
+    cells_file: str | None = None
+    spot_diameter: float = 0.55
     modality: str = "rna"
 
     def __post_init__(self) -> None:
@@ -77,6 +86,12 @@ class TableReader(Reader, name="table"):
         meets = {"px": "grid_um", "um": "image_file"}[self.unit]
         if self.grid_um is not None and not self.grid_um > 0:
             raise ConfigError(f"data.options.grid_um={self.grid_um} must be a width in micrometres, above 0.")
+        if not self.spot_diameter > 0:
+            raise ConfigError(f"data.options.spot_diameter={self.spot_diameter} must be a part of the pitch, above 0.")
+        if self.grid_um is not None and self.cells_file is not None:
+            raise ConfigError(
+                "data.options: grid_um gathers the rows of the counts in bins, cells_file divides them; leave one out."
+            )
         if getattr(self, meets) is not None and self.um_per_px is None:
             raise ConfigError(f"data.options: unit={self.unit} with {meets} needs um_per_px, micrometres per pixel.")
 
@@ -89,7 +104,7 @@ class TableReader(Reader, name="table"):
                 f"data.path='{path}' is a folder. Name its table of counts with data.options.counts_file=..."
             )
         counts = path if self.counts_file is None else existing_file(path / self.counts_file, "counts_file")
-        beside = ("positions_file", "image_file")
+        beside = ("positions_file", "image_file", "cells_file")
         named = {option: getattr(self, option) for option in beside if getattr(self, option) is not None}
         return [counts, *(existing_file(counts.parent / name, option) for option, name in named.items())]
 
@@ -109,14 +124,37 @@ class TableReader(Reader, name="table"):
         xy_px = xy / um_per_px if self.unit == "um" else xy
         image, scale = None, 1.0
         if self.image_file is not None:
-            image, scale = open_slide(files[-1], typical_distance(xy_px))
+            image, scale = open_slide(files[0].parent / self.image_file, typical_distance(xy_px))
         xy_px = xy_px * scale
         check_inside(xy_px, image, where)
         facts = {"reader": "table", "image_source": self.image_file or "none", "files": [str(f) for f in files]}
         if self.grid_um is not None:
             return self._cells(section, image, table, xy_px, scale / um_per_px, facts)
         radius, names = max(typical_distance(xy_px) / 4, 1e-6), table.obs_names.tolist()
-        return RawSection(contract.new_section(section, image, names, xy_px, radius, {self.modality: table}, **facts))
+        sdata = contract.new_section(section, image, names, xy_px, radius, {self.modality: table}, **facts)
+        if self.cells_file is not None:
+            self._add_cells(sdata, files[0].parent / self.cells_file, image, xy_px, scale)
+        return RawSection(sdata)
+
+    def _add_cells(
+        self, sdata: SpatialData, file: Path, image: np.ndarray | None, spots_px: np.ndarray, scale: float
+    ) -> None:
+        """Make the cells of a table subspots; ``scale`` leads from pixels as they are given to those of ``image``."""
+        cells = read_wide(file, None)
+        self._check_positions(cells, file)
+        xy = cells[[self.x, self.y]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
+        xy_px = xy * scale / ((self.um_per_px or 1.0) if self.unit == "um" else 1.0)
+        check_inside(xy_px, image, f"'{file}'")
+        diameter_px = self.spot_diameter * typical_distance(spots_px)
+        add_cells(sdata, cells.index, xy_px, diameter_px, f"'{file}'")
+
+    def _check_positions(self, frame: pd.DataFrame, file: Path) -> None:
+        missing = [c for c in (self.x, self.y) if c not in frame]
+        if missing:
+            raise DataError(
+                f"'{file}': no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns[:8]))}, ... Name the "
+                "columns of positions with data.options.x=... and data.options.y=..."
+            )
 
     def _table(self, files: list[Path]) -> tuple[AnnData, pd.DataFrame]:
         """Return counts and, row by row, x, y and perhaps array coordinates."""
@@ -124,12 +162,7 @@ class TableReader(Reader, name="table"):
         file = files[0] if together else files[1]
         where = read_wide(file, self.names)
         counts = where if together else read_wide(files[0], None)
-        missing = [c for c in (self.x, self.y) if c not in where]
-        if missing:
-            raise DataError(
-                f"'{file}': no column {', '.join(missing)}; it has {', '.join(map(str, where.columns[:8]))}, ... Name the "
-                "columns of positions with data.options.x=... and data.options.y=..."
-            )
+        self._check_positions(where, file)
         array = [c for c in (self.array_row, self.array_col) if c in where]
         wanted = [self.x, self.y, *array] if len(array) == 2 else [self.x, self.y]
         other = {*map(str, self.ignore), "", *(wanted if together else [])}
