@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,15 +14,15 @@ from spatialdata import SpatialData
 from soscope import contract, made
 from soscope.config import STAGES
 from soscope.errors import ConfigError, RunFolderError
-from soscope.fitted import TRAINED, FittedModel, speaking
+from soscope.fitted import TRAINED, FittedModel, load, speaking
 from soscope.folder import RunFolder
 from soscope.kinds import GIVEN_AS, kind_of
 from soscope.read.base import hash_files
-from soscope.run import execute
+from soscope.run import APPLYING, execute
 from soscope.settings import config
 from soscope.validating import training_plan
 
-__all__ = ["FittedModel", "enhance", "fit"]
+__all__ = ["FittedModel", "apply", "enhance", "fit"]
 
 
 def enhance(
@@ -121,16 +122,66 @@ def fit(
     return _run(data, {**given, "progress": progress, **settings}, run_dir, name, layer, list(TRAINED))
 
 
-def _run(
-    data: Any, settings: dict[str, Any], run_dir: str | Path | None, name: str, layer: str | None, stages: Sequence[str]
-) -> FittedModel:
-    """Do stages of a run on data in memory."""
+def apply(
+    model: FittedModel | str | Path,
+    data: Any,
+    run_dir: str | Path | None = None,
+    name: str = "unseen",
+    layer: str | None = None,
+    progress: bool = True,
+) -> Any:
+    """Sharpen a section that a trained model has not seen; nothing is trained.
+
+    Parameters
+    ----------
+    model
+        What `fit` or `soscope.load` returned, or the folder of a saved model or a run.
+    data, run_dir, name, layer, progress
+        As of `enhance`. Features of the model that the data lacks are left out.
+
+    Returns
+    -------
+    As `enhance`.
+
+    Raises
+    ------
+    DataError
+        For data that shares no feature with the model, or cannot be used.
+    RunFolderError, ModelFileError
+        When ``run_dir`` holds another run, or the model is damaged.
+    """
+    trained = model if isinstance(model, FittedModel) else load(model)
+    several, sections = _sections(data, name, layer)
+    keeps = None if run_dir is not None else TemporaryDirectory(prefix="soscope-")
+    folder = RunFolder(Path(keeps.name if keeps else str(run_dir)).expanduser())
+    paths = [str(_hand_over(section, folder)) for section in sections]
+    cfg = copy.deepcopy(trained.cfg)
+    cfg.data.reader, cfg.data.options, cfg.data.path = "section", {}, paths[0] if len(paths) == 1 else paths
+    cfg.data.held_out, cfg.data.truth, cfg.validate = 0.0, None, False
+    cfg.run, cfg.trainer.progress = str(trained.folder.path.absolute()), progress
+    cfg.stages = [s for s in APPLYING.stages if run_dir is not None or s != "report"]
+    with speaking(progress):
+        execute(cfg, folder.path, APPLYING)
+    return FittedModel(folder, cfg, keeps, several).results()
+
+
+def _sections(data: Any, name: str, layer: str | None) -> tuple[bool, list[SpatialData]]:
+    """Return whether a list was given, and what was given as sections."""
     several = isinstance(data, list | tuple)
     names = [f"{name}_{i + 1}" for i in range(len(data))] if several else [name]
     each = list(data) if several else [data]
     sections = [_section(d, n, layer) for d, n in zip(each, names, strict=True)]
     if not sections:
         raise ConfigError("the list of sections is empty.")
+    return several, sections
+
+
+def _run(
+    data: Any, settings: dict[str, Any], run_dir: str | Path | None, name: str, layer: str | None, stages: Sequence[str]
+) -> FittedModel:
+    """Do stages of a run on data in memory."""
+    several, sections = _sections(data, name, layer)
+    each = list(data) if several else [data]
     given = {key: value for key, value in settings.items() if value is not None}
     cfg = config(**made.settings_of(sections[0]) | given)
     for source, section in zip(each, sections, strict=True):

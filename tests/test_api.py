@@ -417,3 +417,18 @@ def test_maps(enhanced: SpatialData, tmp_path: Path, monkeypatch: pytest.MonkeyP
         so.pl.maps(demo())
     with pytest.raises(DataError, match="found AnnData"):
         so.pl.maps(enhanced["rna_enhanced"])
+
+
+def test_a_model_enhances_data_it_has_not_seen(fitted: Any) -> None:
+    raw = so.pp.read_section(reader="demo", rows=8, columns=6, seed=5)
+    result = so.tl.apply(fitted, raw, progress=False)
+    observed, found = result.tables["rna"].X.toarray(), result.tables["rna_enhanced"]
+    assert found.var_names.tolist() == fitted_names(fitted)
+    totals = np.zeros(observed.shape)
+    np.add.at(totals, found.obs["parent"].to_numpy(), found.X.toarray())
+    np.testing.assert_allclose(totals, observed, atol=1e-9)
+
+
+def fitted_names(fitted: Any) -> list[str]:
+    prepared = spatialdata.read_zarr(fitted.folder.prepared("demo"))
+    return prepared.tables["rna"].var_names.tolist()
