@@ -1,7 +1,9 @@
-"""Copy a recipe's picture out of a finished run, and say how long it took: python scripts/recipe_pictures.py RECIPE RUN_FOLDER.
+"""Copy a recipe's picture out of a finished run, and say how long the run took.
 
-The picture is the report's own map of its first feature, in ``docs/images/recipe_RECIPE.png``, with fewer colours where it would
-be larger than 200 kB.
+    python scripts/recipe_pictures.py RECIPE RUN_FOLDER
+
+The picture is the report's own map of its first feature, in ``docs/images/recipe_RECIPE.png``, with fewer colours where it
+would be larger than 200 kB.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def compose() -> Callable[..., DictConfig]:
         from hydra import compose, initialize_config_dir
 
         with initialize_config_dir(str(conf_dir()), version_base="1.3"):
-            simulated = not any(o.startswith("data=") and o != "data=demo" for o in overrides)
+            simulated = not any(o.startswith(("data=", "experiment=recipe_")) and o != "data=demo" for o in overrides)
             register(name, VERBS[name].root)
             tiny = [o for o in TINY if VERBS[name].root is Config and (simulated or "options" not in o)]
             return compose(name, overrides=[*tiny, *overrides])

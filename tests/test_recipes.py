@@ -94,6 +94,7 @@ def test_simulated_peaks_stand_beside_the_measured_rna(peaks: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_chromatin_peaks(cook: Callable, peaks: Path, tmp_path: Path) -> None:
     sdata = cook("chromatin_peaks", peaks, *SHORT)
     np.testing.assert_allclose(sums(sdata, "atac"), dense(sdata["atac"].X), atol=1e-9)
@@ -107,6 +108,7 @@ def test_chromatin_peaks(cook: Callable, peaks: Path, tmp_path: Path) -> None:
     assert table.query("method == 'equal division'")["pearson"].iloc[2] == pytest.approx(expected)
 
 
+@pytest.mark.slow
 def test_chromatin_and_rna(cook: Callable, peaks: Path) -> None:
     few = ["data.features.rna=10", "model.modalities.atac.n_components=4"]
     sdata = cook("chromatin_and_rna", peaks, *few, *SHORT)
@@ -124,6 +126,7 @@ def test_slide_dna(cook: Callable, tmp_path: Path) -> None:
     np.testing.assert_allclose(sums(sdata, "dna") / K, label, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_cite_seq(cook: Callable, tmp_path: Path) -> None:
     folder = write_released(tmp_path / "skin", counts=True)
     (folder / "names.txt").write_text("CD3\nKRT5\nKRT14\n")
@@ -190,6 +193,7 @@ def write_cells(folder: Path) -> tuple[Path, np.ndarray]:
     return folder / "spots.csv.gz", parent
 
 
+@pytest.mark.slow
 def test_single_cells(cook: Callable, tmp_path: Path) -> None:
     spots, parent = write_cells(tmp_path / "breast")
     cells = spots.with_name("cells.csv.gz")
