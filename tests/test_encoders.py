@@ -23,7 +23,8 @@ from soscope.errors import ConfigError, DataError
 from soscope.prepare.encoders import ENCODERS, ImageEncoder, make_encoder
 from soscope.prepare.encoders.timm_models import layers_by_name
 from soscope.prepare.image_features import SectionView
-from soscope.prepare.pipeline import prepare_sections, together
+from soscope.prepare.pipeline import prepare_sections
+from soscope.prepare.section_features import together
 from soscope.read import DemoReader
 
 NETWORK = "test_vit"
