@@ -26,6 +26,7 @@ from spatialdata import SpatialData
 from soscope import contract, pp
 from soscope.distances import typical_distance
 from soscope.errors import DataError
+from soscope.numbering import names_of
 from soscope.prepare.panel import represent
 from soscope.read import make_reader
 from soscope.read.demo import PITCH_PX, feature_names, poisson_counts, rows_and_columns, smooth
@@ -66,7 +67,7 @@ def simulate(folder: Path, n_peaks: int, seed: int) -> tuple[AnnData, AnnData]:
     k = len(subspots) // sdata.tables["rna"].n_obs
     counts = poisson_counts(rng, programs_of(sdata, xy, rng), n_peaks, TYPICAL / k)
     features = pd.DataFrame(index=feature_names("atac", n_peaks))
-    truth = AnnData(X=sparse.csr_matrix(counts), obs=pd.DataFrame(index=subspots.index), var=features)
+    truth = AnnData(X=sparse.csr_matrix(counts), obs=pd.DataFrame(index=names_of(subspots)), var=features)
     rna = sdata.tables["rna"]
     peaks = AnnData(X=sparse.csr_matrix(counts.reshape(-1, k, n_peaks).sum(1)), obs=rna.obs[[]], var=features.copy())
     rna = AnnData(X=sparse.csr_matrix(rna.X), obs=rna.obs[["array_row", "array_col"]], var=rna.var[[]])
