@@ -112,6 +112,11 @@ def _apply(cfg: Any, hydra_cfg: Any) -> None:
     other = [w for w in words if re.match(r"image[.=@]", w) and not re.match(r"image\.(features|cache|batch_size)=", w)]
     if other:
         raise ConfigError(f"'{other[0]}': the model knows image features as it was trained with them. Leave it out.")
+    learnt = [w for w in words if re.match(r"data\.(features|held_out|truth)\b", w)]
+    if learnt:
+        raise ConfigError(
+            f"'{learnt[0]}': the features are those of the model that the section has, and nothing is held out. Leave it out."
+        )
     stored, trained = _stored("apply", APPLIES, cfg, words)
     stored.run = str(trained.absolute())
     stored.data.held_out, stored.data.truth, stored.validate = 0.0, None, False

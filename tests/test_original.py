@@ -15,7 +15,7 @@ from soscope import infer, two_step_train
 from soscope.conf_files import composed
 from soscope.config_checks import check
 from soscope.errors import ConfigError
-from soscope.original.overrides import settings_of
+from soscope.original.overrides import _length, settings_of
 from soscope.original.settings import FINETUNE, PRETRAIN, check_pair, read_original_config
 from soscope.released.settings import demo_of
 
@@ -86,6 +86,13 @@ def test_two_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> No
         second = read_original_config(write_yaml(tmp_path / "b.yml", trainer, **SIZES | other), FINETUNE)
         with pytest.raises(ConfigError, match=says):
             check_pair(first, second)
+
+
+@pytest.mark.parametrize(("steps", "total", "longest"), [(2500, 2500, 25), (26, 26, 13), (6, 6, 6), (2018, 2025, 25)])
+def test_steps_become_epochs_of_about_25(steps: int, total: int, longest: int) -> None:
+    words = dict(word.split("=") for word in _length("finetune", steps))
+    per_epoch, epochs = (int(words[f"finetune.{key}"]) for key in ("steps_per_epoch", "max_epochs"))
+    assert (per_epoch * epochs, per_epoch) == (total, longest)
 
 
 @pytest.mark.parametrize("objective", ["exact", "released"])

@@ -23,7 +23,19 @@ OUTSIDE = {
 ORDER = [
     *("errors", "channels", "matrices", "checks", "nn", "affine", "lattice", "numbering", "kernels", "kriging"),
     *("posteriors", "likelihoods", "contract", "read", "prepare", "tools"),
-    *("data", "stage_module", "pretrain", "released", "build", "enhance", "draws", "cluster", "benchmark", "report"),
+    *(
+        "data",
+        "stage_module",
+        "pretrain",
+        "released",
+        "build",
+        "unseen",
+        "enhance",
+        "draws",
+        "cluster",
+        "benchmark",
+        "report",
+    ),
     *(
         "loggers",
         "stages",

@@ -50,6 +50,8 @@ def test_an_unseen_section_adds_up_and_says_what_it_was_made_with(
     capsys.readouterr()
     assert soscope("apply", *words, "image.n_components=3") == 1
     assert "the model knows image features as it was trained with them" in capsys.readouterr().err
+    assert soscope("apply", *words, "data.features=3") == 1
+    assert "the features are those of the model" in capsys.readouterr().err
     assert soscope("apply", "data.options.seed=4") == 1
     assert "needs run=DIR" in capsys.readouterr().err
 

@@ -79,10 +79,12 @@ def _networks(config: OriginalConfig) -> list[str]:
 
 
 def _length(stage: str, steps: int) -> list[str]:
-    """Return epochs of as many steps as divide ``steps``, at most `STEPS_PER_EPOCH`; of a prime number there is one step more."""
-    per_epoch = next(
-        (n for n in range(min(STEPS_PER_EPOCH, steps), 1, -1) if steps % n == 0), min(STEPS_PER_EPOCH, steps)
-    )
+    """Return epochs of about `STEPS_PER_EPOCH` steps that add up to ``steps``; where none do, to the next number that can be had.
+
+    Epochs of very few steps would end training early, which is decided by epochs.
+    """
+    longest = min(STEPS_PER_EPOCH, steps)
+    per_epoch = next((n for n in range(longest, STEPS_PER_EPOCH // 2, -1) if steps % n == 0), longest)
     return [f"{stage}.steps_per_epoch={per_epoch}", f"{stage}.max_epochs={-(-steps // per_epoch)}"]
 
 

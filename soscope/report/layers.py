@@ -62,7 +62,7 @@ class Layer:
 @singledispatch
 def layer_of(marks: Marks, names: Sequence[str], um_per_px: float) -> Layer:
     """Return what stands for marks in the browser, ``names`` being those of their rows."""
-    raise NotImplementedError(f"{type(marks).__name__} cannot be shown in a page.")
+    raise TypeError(f"{type(marks).__name__} cannot be shown in a page.")
 
 
 @layer_of.register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,9 +32,9 @@ class WithWeights(ImageEncoder):
         self.network = self._network()
         self.network.eval()
 
+    @abstractmethod
     def _network(self) -> nn.Module:
         """Return the network with its weights, ending in features."""
-        raise NotImplementedError
 
     def identity(self) -> str:
         """Add the hash of the weights."""
