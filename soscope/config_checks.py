@@ -9,8 +9,9 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from soscope.cluster.settings import ClusterConfig
-from soscope.config import BENCHMARK_STAGES, STAGES, paths_of, section_names
+from soscope.config import paths_of, section_names
 from soscope.errors import ConfigError
+from soscope.schema import BENCHMARK_STAGES, STAGES
 
 INF = math.inf
 BETWEEN = {

@@ -16,11 +16,12 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from soscope import contract
-from soscope.config import STAGES, Config, section_names
+from soscope.config import section_names
 from soscope.errors import ModelFileError, RunFolderError
 from soscope.folder import RunFolder, write_text
 from soscope.kinds import GIVEN_AS, KINDS
 from soscope.run import execute
+from soscope.schema import STAGES, Config
 from soscope.stages import Run, console, load_model
 
 TRAINED = STAGES[: STAGES.index("finetune") + 1]

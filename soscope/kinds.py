@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import fields
+from typing import Any, ClassVar, cast
 
 from anndata import AnnData, read_h5ad
 from spatialdata import SpatialData
 
 from soscope import contract
-from soscope.convert import section_of_anndata, section_of_mudata, section_of_sdata
+from soscope.convert import section_of_mudata
 from soscope.errors import ConfigError, DataError
 from soscope.folder import RunFolder
+from soscope.read import READERS, AnnDataReader, Reader, SpatialDataReader, make_reader
 
 GIVEN_AS = "given_as"
 KINDS: dict[str, type[Kind]] = {}
@@ -23,7 +26,9 @@ class Kind(ABC):
     """How an object becomes a section, and what its owner gets back; a new kind is a subclass with a name."""
 
     name: ClassVar[str]
-    options: ClassVar[tuple[str, ...]] = ()
+    reader: ClassVar[str]
+    """Of files of this kind; its options are those in memory, but for ``without``."""
+    without: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls, name: str) -> None:
         cls.name = name
@@ -43,15 +48,15 @@ class Kind(ABC):
                 f"{unknown[0]}={given[unknown[0]]!r} does not go with {self.name} as it is given. Options are: "
                 f"{', '.join(self.options_of(data)) or 'none, a section is taken as it is'}."
             )
-        return self.convert(data, name, **given)
+        return self.convert(data, name, make_reader(self.reader, given))
 
-    def options_of(self, data: Any) -> tuple[str, ...]:
+    def options_of(self, data: Any) -> list[str]:
         """Return the names of options by which an object is converted."""
-        return self.options
+        return [f.name for f in fields(READERS[self.reader]) if f.name not in self.without]
 
     @abstractmethod
-    def convert(self, data: Any, name: str, **options: Any) -> SpatialData:
-        """Turn an object into a section of that name."""
+    def convert(self, data: Any, name: str, reader: Reader) -> SpatialData:
+        """Turn an object into a section of that name, as the reader would a file."""
 
     def check(self, tables: Sequence[str], modelled: Sequence[str]) -> None:  # noqa: B027
         """Refuse tables to be modelled, of those there are, that the result could not hold or would leave out."""
@@ -64,23 +69,23 @@ class Kind(ABC):
 class SpatialDataKind(Kind, name="SpatialData"):
     """A section, or an object that can be made one."""
 
-    options = ("modality", "layer", "table", "image")
+    reader = "spatialdata"
 
     @classmethod
     def holds(cls, data: Any) -> bool:
         """Tell by its class."""
         return isinstance(data, SpatialData)
 
-    def options_of(self, data: Any) -> tuple[str, ...]:
+    def options_of(self, data: Any) -> list[str]:
         """Return none for a section."""
-        return () if contract.ATTRS in data.attrs else self.options
+        return [] if contract.ATTRS in data.attrs else super().options_of(data)
 
-    def convert(self, data: Any, name: str, **options: Any) -> SpatialData:
+    def convert(self, data: Any, name: str, reader: Reader) -> SpatialData:
         """Take a section as it is, under its own name; convert others."""
         if contract.ATTRS in data.attrs:
             contract.facts(data)
             return data
-        return section_of_sdata(data, name, **options)
+        return cast(SpatialDataReader, reader).section(data, *_named(name))
 
     def result(self, folder: RunFolder, section: str, modalities: Sequence[str]) -> SpatialData:
         """Return image, shapes and all tables."""
@@ -92,16 +97,16 @@ class SpatialDataKind(Kind, name="SpatialData"):
 class AnnDataKind(Kind, name="AnnData"):
     """One table with positions, as scanpy and squidpy hold Visium."""
 
-    options = ("modality", "layer", "library")
+    reader = "anndata"
 
     @classmethod
     def holds(cls, data: Any) -> bool:
         """Tell by its class."""
         return isinstance(data, AnnData)
 
-    def convert(self, data: Any, name: str, **options: Any) -> SpatialData:
+    def convert(self, data: Any, name: str, reader: Reader) -> SpatialData:
         """Convert it."""
-        return section_of_anndata(data, name, **options)
+        return cast(AnnDataReader, reader).section(data, *_named(name))
 
     def check(self, tables: Sequence[str], modelled: Sequence[str]) -> None:
         """Refuse several tables."""
@@ -119,7 +124,7 @@ class AnnDataKind(Kind, name="AnnData"):
 class MuDataKind(Kind, name="MuData"):
     """Several tables on the same spots; needs the extra ``mudata``."""
 
-    options = ("layer", "library")
+    reader, without = "anndata", ("modality",)
 
     @classmethod
     def holds(cls, data: Any) -> bool:
@@ -127,9 +132,9 @@ class MuDataKind(Kind, name="MuData"):
         mudata = sys.modules.get("mudata")
         return mudata is not None and isinstance(data, mudata.MuData)
 
-    def convert(self, data: Any, name: str, **options: Any) -> SpatialData:
+    def convert(self, data: Any, name: str, reader: Reader) -> SpatialData:
         """Convert it."""
-        return section_of_mudata(data, name, **options)
+        return section_of_mudata(cast(AnnDataReader, reader), data, _named(name)[0])
 
     def check(self, tables: Sequence[str], modelled: Sequence[str]) -> None:
         """Refuse modalities that would be left out."""
@@ -154,6 +159,14 @@ class MuDataKind(Kind, name="MuData"):
             result.obsm[key] = first.obsm[key]
         result.uns["spatial"] = first.uns["spatial"]
         return result
+
+
+def _named(name: str) -> tuple[str, str]:
+    """Return the name of a section, which names files, and what messages call it."""
+    where = f"section '{name}'"
+    if not re.fullmatch(r"[\w.-]+", name) or name == "outs":
+        raise DataError(f"{where}: the name names files: use letters, digits, points, _ and -.")
+    return name, where
 
 
 def _mudata() -> Any:

@@ -61,8 +61,8 @@ def to_section(data: Any, name: str = "section", **options: Any) -> SpatialData:
     name
         Name of the section; it names results.
     options
-        ``layer`` that holds the counts, ``modality`` for the table's name; ``library`` of ``uns['spatial']``; of
-        SpatialData ``table`` and ``image``: see `soscope.convert`.
+        Those of ``data.options`` for files of the kind: `soscope.read.AnnDataReader`, of MuData too (``layer``, ...),
+        `soscope.read.SpatialDataReader` (``table``, ``image``, ...).
 
     Raises
     ------

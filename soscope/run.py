@@ -89,7 +89,7 @@ def execute(
     Parameters
     ----------
     cfg
-        Config of `soscope.config.Config`'s shape.
+        Config of `soscope.schema.Config`'s shape.
     path
         The run folder; what it already holds is not done again.
     plan

@@ -11,9 +11,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from soscope.conf_files import composed, conf_dir
-from soscope.config import ModalityConfig
 from soscope.config_checks import check
 from soscope.errors import ConfigError
+from soscope.schema import ModalityConfig
 from soscope.training import count_devices
 
 SHORT = {

@@ -12,13 +12,13 @@ from omegaconf import open_dict
 from spatialdata import SpatialData
 
 from soscope import contract, made
-from soscope.config import STAGES
 from soscope.errors import ConfigError, RunFolderError
 from soscope.fitted import TRAINED, FittedModel, load, speaking
 from soscope.folder import RunFolder
 from soscope.kinds import GIVEN_AS, kind_of
 from soscope.read.base import hash_files
 from soscope.run import APPLYING, execute
+from soscope.schema import STAGES
 from soscope.settings import config
 from soscope.validating import training_plan
 

@@ -27,7 +27,7 @@ class Verb:
     """
 
     do: Callable[[Any, Any], None]
-    schema: str = "soscope.config:Config"
+    schema: str = "soscope.schema:Config"
     changes: tuple[str, ...] = ()
 
     @property
@@ -127,8 +127,8 @@ def _stored(verb: str, changes: tuple[str, ...], cfg: Any, overrides: list[str])
     """Return the config of a finished run with this command's overrides of what may be changed afterwards."""
     from omegaconf import OmegaConf
 
-    from soscope.config import Config
     from soscope.folder import RunFolder
+    from soscope.schema import Config
 
     keys = [re.split(r"[.@=]", o.lstrip("+~"))[0] for o in overrides]
     fixed = [k for k in keys if k not in (*changes, "run", "traceback", "logger")]

@@ -13,7 +13,8 @@ import torch
 from omegaconf import DictConfig
 
 from soscope.cli import conf_dir, main
-from soscope.config import Config, register
+from soscope.config import register
+from soscope.schema import Config
 from soscope.verbs import VERBS
 
 torch.set_num_threads(2)

@@ -20,10 +20,9 @@ from spatialdata.transformations import Scale, get_transformation
 
 import soscope as so
 from soscope import contract
-from soscope.config import STAGES
-from soscope.convert import section_of_anndata, section_of_sdata
 from soscope.errors import ConfigError, DataError, ModelFileError, RunFolderError, SoScopeError
 from soscope.made import duplicate
+from soscope.schema import STAGES
 from soscope.settings import config
 
 SHORT = {
@@ -158,7 +157,7 @@ def test_anndata_becomes_the_section_it_was(scale: float) -> None:
     table = as_anndata(section, scale=scale)
     table.layers["counts"], table.X = table.X, table.X * 0.5
     table.obs["in_tissue"] = 1
-    found = section_of_anndata(table, "liver", layer="counts")
+    found = so.pp.to_section(table, "liver", layer="counts")
     np.testing.assert_array_equal(np.asarray(found["image"].data), np.asarray(section["image"].data))
     np.testing.assert_allclose(found["rna"].obsm["spatial"], section["rna"].obsm["spatial"])
     np.testing.assert_array_equal(found["rna"].X.toarray(), section["rna"].X.toarray())
@@ -185,16 +184,16 @@ def spoil(table: AnnData, what: str) -> AnnData:
 @pytest.mark.parametrize(
     ("what", "says"),
     [
-        ("positions", "no obsm['spatial']"),
-        ("array", "obs has no array_col"),
-        ("libraries", "Give library=..., one of: lib, other"),
+        ("positions", "no positions obsm['spatial']"),
+        ("array", "have no array_row and array_col"),
+        ("libraries", "has lib, other. Name one with data.options.library"),
         ("scale", "no scalefactors['tissue_hires_scalef']"),
         ("far", "spots lie outside"),
-        ("tissue", "none of the 72 spots has obs['in_tissue'] = 1"),
+        ("tissue", "none of the 72 spots of the matrix has in_tissue = 1"),
     ],
 )
 def test_anndata_that_cannot_be_used_is_refused(what: str, says: str) -> None:
-    with pytest.raises(DataError) as refused:
+    with pytest.raises((ConfigError, DataError)) as refused:
         so.tl.enhance(spoil(as_anndata(demo()), what))
     assert says in str(refused.value)
 
@@ -220,14 +219,16 @@ def test_spatialdata_of_others_becomes_the_section_it_was() -> None:
         shapes={"circles": spots},
         tables={"table": TableModel.parse(own[::-1].copy(), region="circles", region_key="region", instance_key="id")},
     )
-    found = section_of_sdata(others, "liver")
+    found = so.pp.to_section(others, "liver")
     np.testing.assert_array_equal(np.asarray(found["image"].data), np.asarray(section["image"].data))
     there = found["rna"][table.obs_names]
     np.testing.assert_allclose(there.obsm["spatial"], table.obsm["spatial"])
     np.testing.assert_array_equal(there.X.toarray(), table.X.toarray())
     np.testing.assert_allclose(found["spots"]["radius"], section["spots"]["radius"])
-    with pytest.raises(DataError, match=r"has no 'b'. Give table=..., one of: table"):
-        section_of_sdata(others, "liver", table="b")
+    with pytest.raises(ConfigError, match=r"no data\.options\.table=b\. Choose from: table"):
+        so.pp.to_section(others, "liver", table="b")
+    with pytest.raises(ConfigError, match=r"tabel='b' does not go with SpatialData.*table, region, image"):
+        so.pp.to_section(others, "liver", tabel="b")
 
 
 @pytest.mark.slow

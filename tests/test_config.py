@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from soscope.cli import conf_dir
-from soscope.config import Config, fingerprint, resolved, run_name
+from soscope.config import fingerprint, resolved, run_name
 from soscope.config_checks import check
 from soscope.errors import ConfigError
 from soscope.lattice import make_lattice
@@ -19,6 +19,7 @@ from soscope.loggers import LOGGERS
 from soscope.prepare.encoders import ENCODERS
 from soscope.prepare.panel import REPRESENTATIONS
 from soscope.read import READERS, make_reader
+from soscope.schema import Config
 from soscope.verbs import VERBS
 
 CONF = conf_dir()

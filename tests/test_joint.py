@@ -14,12 +14,12 @@ from conftest import TINY
 
 from soscope import contract
 from soscope.build import build_finetune
-from soscope.config import ModalityConfig
 from soscope.config_checks import check
 from soscope.data.module import SectionsDataModule
 from soscope.errors import ConfigError
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import DemoReader
+from soscope.schema import ModalityConfig
 
 PEAKS = "data.features={atac: all, rna: 10}"
 

@@ -13,7 +13,6 @@ from anndata import AnnData
 from scipy import sparse
 
 from soscope import contract
-from soscope.config import ModalityConfig
 from soscope.errors import ConfigError, DataError
 from soscope.prepare.encoders import ENCODERS, make_encoder
 from soscope.prepare.image_features import PatchCutter, encode_patches
@@ -22,6 +21,7 @@ from soscope.prepare.pipeline import prepare_sections
 from soscope.prepare.reduction import Reduction
 from soscope.prepare.subspots import Subspots
 from soscope.read import DemoReader
+from soscope.schema import ModalityConfig
 
 
 @pytest.fixture

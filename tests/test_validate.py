@@ -19,10 +19,11 @@ from soscope.benchmark.intervals import find_widening
 from soscope.benchmark.merge import check_rule
 from soscope.benchmark.metrics import within_spot_pearson
 from soscope.benchmark.verdicts import NO_BETTER, NOT_ENOUGH, TRUSTWORTHY, VERDICTS, advise, judge, read_table, verdict
-from soscope.config import STAGES, ModalityConfig, run_name
+from soscope.config import run_name
 from soscope.errors import ConfigError
 from soscope.lattice import LATTICES, make_lattice
 from soscope.run import TRAINING
+from soscope.schema import STAGES, ModalityConfig
 from soscope.validating import training_plan
 
 pytestmark = pytest.mark.slow

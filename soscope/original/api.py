@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from soscope.arrays import save_array
 from soscope.build import describe
 from soscope.conf_files import composed
-from soscope.config import Config, section_names
+from soscope.config import section_names
 from soscope.data.module import SectionsDataModule
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder
@@ -27,6 +27,7 @@ from soscope.original.overrides import OBJECTIVES, PLATFORMS, device_group, sett
 from soscope.original.settings import FINETUNE, PRETRAIN, OriginalConfig, check_pair, read_original_config
 from soscope.read import ReleasedReader, make_reader
 from soscope.run import APPLYING, execute
+from soscope.schema import Config
 
 CONFIG = "config.yml"
 RESULT = "infer_subspot.npy"

@@ -191,6 +191,12 @@ def as_image(image: np.ndarray, where: str, channels: Sequence[str] | None = Non
     return np.ascontiguousarray(image)
 
 
+def eight_bit(image: np.ndarray) -> np.ndarray:
+    """Return fractions of 1, as matplotlib reads pictures, as 8 bits; other images as they are."""
+    fractions = image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1
+    return np.rint(image * 255).astype(np.uint8) if fractions else image
+
+
 def open_image(file: Path) -> np.ndarray:
     """Return an image file as ``(channels, height, width)``, however many pixels it has; `DataError` when it is damaged.
 

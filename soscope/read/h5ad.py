@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anndata import AnnData, read_h5ad
+from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.distances import typical_distance
 from soscope.errors import ConfigError, DataError
 from soscope.names import section_name
 from soscope.read.array import array_obs
-from soscope.read.base import RawSection, Reader, as_image, check_inside, check_names, kept_var, split_modalities
+from soscope.read.base import (
+    RawSection,
+    Reader,
+    as_image,
+    check_ids,
+    check_inside,
+    check_names,
+    eight_bit,
+    kept_var,
+    split_modalities,
+)
 from soscope.read.slides import open_slide
 from soscope.read.visium import under_tissue
 
@@ -65,25 +77,49 @@ class AnnDataReader(Reader, name="anndata"):
     def read(self, path: Path | None) -> RawSection:
         """Read one file; spots with ``in_tissue`` other than 1 are left out."""
         files = self.inputs(path)
-        section, where = section_name(files[0]), f"'{files[0]}'"
-        table = open_h5ad(files[0])
-        check_names(table, where)
-        if "in_tissue" in table.obs:
-            table = under_tissue(table, files[0])
-        xy = positions_of(table, self.positions, where)
-        image, scale, source = self._image(table, typical_distance(xy), where)
-        check_inside(xy * scale, image, f"section '{section}', {source}")
-        obs = array_obs(table, xy, self.lattice, f"section '{section}'")
-        tables = counts_of(table, obs, self.layer, self.modality, where)
-        facts = {"reader": "anndata", "image_source": source, "files": [str(f) for f in files]}
-        radius, names = max(typical_distance(xy) * scale / 4, 1e-6), table.obs_names.tolist()
-        return RawSection(contract.new_section(section, image, names, xy * scale, radius, tables, **facts))
+        return RawSection(self.section(open_h5ad(files[0]), section_name(files[0]), f"'{files[0]}'", files=files))
 
-    def _image(self, table: AnnData, pitch_px: float, where: str) -> tuple[np.ndarray | None, float, str]:
-        """Return the image of highest resolution, its pixels per full-resolution pixel, and where it is from."""
-        if self.image_file is not None:
-            return *open_slide(Path(self.image_file).expanduser(), pitch_px), self.image_file
-        libraries = table.uns.get("spatial", {})
+    def section(
+        self,
+        table: AnnData,
+        name: str,
+        where: str,
+        tables: Mapping[str, AnnData] | None = None,
+        files: Sequence[Path] = (),
+    ) -> SpatialData:
+        """Turn a table in memory into a section.
+
+        Parameters
+        ----------
+        table
+            Positions, array coordinates and image, as in a file; its counts too, where there are no ``tables``.
+        name, where
+            Name of the section, and what messages call it.
+        tables
+            Counts of the same spots, in any order, by modality.
+        files
+            What it was read from.
+        """
+        check_names(table, where)
+        table = under_tissue(table, where) if "in_tissue" in table.obs else table
+        xy = positions_of(table, self.positions, where)
+        library = self._library(table, where)
+        image, scale, source = self._image(library, typical_distance(xy), where)
+        check_inside(xy * scale, image, f"section '{name}', {source}")
+        obs = array_obs(table, xy, self.lattice, f"section '{name}'")
+        if tables is None:
+            parts = counts_of(table, obs, self.layer, self.modality, where)
+        else:
+            own = {m: counts_of(t[table.obs_names], obs, self.layer, m, f"{where}, '{m}'") for m, t in tables.items()}
+            parts = {m: part[m] for m, part in own.items()}
+        facts = {"reader": "anndata", "image_source": source, "files": [str(f) for f in files]}
+        diameter = library.get("scalefactors", {}).get("spot_diameter_fullres") or typical_distance(xy) / 2
+        radius, names = max(float(diameter) * scale / 2, 1e-6), table.obs_names.tolist()
+        return contract.new_section(name, image, names, xy * scale, radius, parts, **facts)
+
+    def _library(self, table: AnnData, where: str) -> Mapping[str, Any]:
+        """Return the entry of ``uns['spatial']`` that is named, or the only one; an empty one without any."""
+        libraries = table.uns.get("spatial") or {}
         if self.library is not None and self.library not in libraries:
             raise ConfigError(
                 f"{where}: no data.options.library={self.library} in uns['spatial']. Choose from: {', '.join(libraries)}."
@@ -93,11 +129,15 @@ class AnnDataReader(Reader, name="anndata"):
                 f"{where}: uns['spatial'] has {', '.join(libraries)}. Name one with data.options.library=..., and keep its spots "
                 "alone: one file is one section."
             )
-        for name in libraries if self.library is None else [self.library]:
-            for size in SIZES:
-                if size in libraries[name].get("images", {}):
-                    image, scale = image_in(libraries[name], size, f"{where}, library '{name}'")
-                    return image, scale, f"uns['spatial']['{name}'], {size}"
+        return next((libraries[name] for name in libraries if self.library in (None, name)), {})
+
+    def _image(self, library: Mapping[str, Any], pitch_px: float, where: str) -> tuple[np.ndarray | None, float, str]:
+        """Return the image of highest resolution, its pixels per full-resolution pixel, and where it is from."""
+        if self.image_file is not None:
+            return *open_slide(Path(self.image_file).expanduser(), pitch_px), self.image_file
+        for size in SIZES:
+            if size in library.get("images", {}):
+                return *image_in(library, size, f"{where}, uns['spatial']"), f"uns['spatial'], {size}"
         return None, 1.0, "none"
 
 
@@ -128,7 +168,9 @@ def positions_of(table: AnnData, key: str, where: str) -> np.ndarray:
 def counts_of(
     table: AnnData, obs: pd.DataFrame, layer: str | None, modality: str | None, where: str
 ) -> dict[str, AnnData]:
-    """Return counts per modality with array coordinates alone; `DataError` when the layer is absent."""
+    """Return counts per modality with array coordinates alone; `DataError` for an absent layer and repeated features."""
+    check_names(table, where)
+    check_ids(table, where)
     if layer is not None and layer not in table.layers:
         raise DataError(
             f"{where}: no data.options.layer={layer}; layers are: {', '.join(table.layers) or 'none'}. Counts in X need none."
@@ -150,9 +192,3 @@ def image_in(library: Any, size: str, where: str) -> tuple[np.ndarray, float]:
         raise DataError(f"{where}: an image, but no scalefactors['tissue_{size}_scalef'] to place spots on it.")
     pixels = np.moveaxis(np.atleast_3d(library["images"][size]), -1, 0)
     return as_image(eight_bit(pixels), f"{where}, image '{size}'"), float(scale)
-
-
-def eight_bit(image: np.ndarray) -> np.ndarray:
-    """Return fractions of 1, as matplotlib reads pictures, as 8 bits; other images as they are."""
-    fractions = image.dtype.kind == "f" and image.min() >= 0 and image.max() <= 1
-    return np.rint(image * 255).astype(np.uint8) if fractions else image

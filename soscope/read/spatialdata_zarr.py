@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from soscope.errors import ConfigError, DataError
 from soscope.names import section_name
 from soscope.read.array import array_obs
 from soscope.read.base import RawSection, Reader, check_inside, check_names, existing_folder
-from soscope.read.frame import image_frame
+from soscope.read.frame import image_frame, largest
 from soscope.read.h5ad import counts_of
 from soscope.read.visium import under_tissue
 
@@ -33,7 +33,7 @@ class SpatialDataReader(Reader, name="spatialdata"):
     ----------
     table, region, image
         Names of the table, of the shapes (or points, or labels) it annotates, and of the image; where there is only one, it is
-        found. Several scales of an image are a pyramid.
+        found, and of several images the one with most pixels. Several scales of an image are a pyramid.
     layer
         Layer that holds the counts; null: ``X``.
     lattice
@@ -59,27 +59,30 @@ class SpatialDataReader(Reader, name="spatialdata"):
     def read(self, path: Path | None) -> RawSection:
         """Read one object; positions are brought into the image's pixels by the transformations it keeps."""
         folder = existing_folder(path, WHAT)
-        section, where = section_name(folder), f"'{folder}'"
-        sdata = _opened(folder)
-        table, region, instances = self._annotating(sdata, folder)
-        chosen = _one(self.image, sdata.images, "image", where)
+        return RawSection(self.section(_opened(folder), section_name(folder), f"'{folder}'", [folder]))
+
+    def section(self, sdata: SpatialData, name: str, where: str, files: Sequence[Path] = ()) -> SpatialData:
+        """Turn an object in memory into a section of a name; messages call it ``where``."""
+        table, region, instances = self._annotating(sdata, where)
+        chosen = _one(self.image, sdata.images if self.image else largest(sdata), "image", where)
         system = _shared_system(sdata, region, chosen, where)
         xy = _centres(sdata, region, instances, system, where)
         image, to_px = image_frame(sdata, system, chosen, typical_distance(xy))
         xy_px = to_px(xy)
-        check_inside(xy_px, image, f"section '{section}', image '{chosen}'")
-        obs = array_obs(table, xy, self.lattice, f"section '{section}'")
+        check_inside(xy_px, image, f"section '{name}', image '{chosen}'")
+        obs = array_obs(table, xy, self.lattice, f"section '{name}'")
         tables = counts_of(table, obs, self.layer, self.modality, where)
-        facts = {"reader": "spatialdata", "image_source": chosen or "none", "files": [str(folder)]}
-        radius, names = max(typical_distance(xy_px) / 4, 1e-6), table.obs_names.tolist()
-        return RawSection(contract.new_section(section, image, names, xy_px, radius, tables, **facts))
+        facts = {"reader": "spatialdata", "image_source": chosen or "none", "files": [str(f) for f in files]}
+        radius = _radius(sdata, region, system) or typical_distance(xy) / 4
+        radius, names = max(radius * to_px.pitch_px, 1e-6), table.obs_names.tolist()
+        return contract.new_section(name, image, names, xy_px, radius, tables, **facts)
 
-    def _annotating(self, sdata: SpatialData, folder: Path) -> tuple[AnnData, str, np.ndarray]:
+    def _annotating(self, sdata: SpatialData, where: str) -> tuple[AnnData, str, np.ndarray]:
         """Return the rows of the table under tissue, the element they annotate, and their instances of it."""
-        name = _one(self.table, sdata.tables, "table", f"'{folder}'")
-        where = f"'{folder}', table '{name}'"
+        name = _one(self.table, sdata.tables, "table", where)
         if name is None:
-            raise DataError(f"'{folder}' has no table. Point data.path at an object with counts.")
+            raise DataError(f"{where} has no table. Give an object with counts.")
+        where = f"{where}, table '{name}'"
         table = sdata.tables[name]
         attrs = table.uns.get("spatialdata_attrs", {})
         region = _one(self.region, np.atleast_1d(attrs.get("region", [])).tolist(), "region", where)
@@ -88,7 +91,7 @@ class SpatialDataReader(Reader, name="spatialdata"):
                 f"{where} annotates '{region}', which is no element of this object, so spots have no positions."
             )
         table = table[(table.obs[attrs["region_key"]] == region).to_numpy()].copy()
-        table = under_tissue(table, folder) if "in_tissue" in table.obs else table
+        table = under_tissue(table, where) if "in_tissue" in table.obs else table
         check_names(table, where)
         return table, region, table.obs[attrs["instance_key"]].to_numpy()
 
@@ -111,6 +114,15 @@ def _one(asked: str | None, there: Iterable[str], option: str, where: str) -> st
     if asked is None and len(names) > 1:
         raise ConfigError(f"{where} has {', '.join(names)}. Name one with data.options.{option}=...")
     return asked if asked is not None else next(iter(names), None)
+
+
+def _radius(sdata: SpatialData, region: str, system: str) -> float | None:
+    """Return the median radius of circles in a coordinate system; ``None`` of anything else."""
+    circles = sdata[region]
+    if "radius" not in getattr(circles, "columns", ()):
+        return None
+    matrix = get_transformation(circles, system).to_affine_matrix(("x", "y"), ("x", "y"))
+    return float(np.median(circles["radius"]) * np.sqrt(abs(np.linalg.det(matrix[:2, :2]))))
 
 
 def _shared_system(sdata: SpatialData, region: str, image: str | None, where: str) -> str:

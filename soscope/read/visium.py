@@ -74,7 +74,7 @@ class VisiumReader(Reader, name="visium"):
         section = section_name(folder)
         check_names(table, f"section '{section}'")
         check_ids(table, f"'{folder / self._counts(folder)}'")
-        table = under_tissue(table, self._positions(folder))
+        table = under_tissue(table, f"'{self._positions(folder)}'")
         xy_px = np.asarray(table.obsm["spatial"], dtype=np.float64)
         image, scale, source = self._pick_image(sdata, folder, scales, typical_distance(xy_px))
         xy_px = xy_px * scale
@@ -180,12 +180,12 @@ def read_scales(file: Path, needed: Sequence[str]) -> dict[str, float]:
     return dict(scales)
 
 
-def under_tissue(table: AnnData, positions: Path) -> AnnData:
-    """Keep spots with ``in_tissue`` = 1; `DataError` that names the file of positions when there is none."""
-    inside = table.obs["in_tissue"].to_numpy() == 1
+def under_tissue(table: AnnData, where: str) -> AnnData:
+    """Keep spots with ``in_tissue`` = 1; `DataError` that names where it stands when there is none."""
+    inside = pd.to_numeric(table.obs["in_tissue"], errors="coerce").to_numpy() == 1
     if not inside.any():
         raise DataError(
-            f"'{positions}': none of the {table.n_obs:,} spots of the matrix has in_tissue = 1. "
+            f"{where}: none of the {table.n_obs:,} spots of the matrix has in_tissue = 1. "
             "Redo the tissue detection, or set in_tissue by hand."
         )
     return table[inside].copy()

@@ -69,7 +69,7 @@ class VisiumHdReader(Reader, name="visium_hd"):
         table = sdata.tables[self._bins(folder).name]
         check_names(table, f"section '{section}'")
         check_ids(table, f"'{inputs[0]}'")
-        table = under_tissue(table, inputs[1])
+        table = under_tissue(table, f"'{inputs[1]}'")
         image, scale = self._image(sdata, scales)
         xy_px = np.asarray(table.obsm["spatial"], dtype=np.float64) * scale
         check_inside(xy_px, image, f"section '{section}', {inputs[-1].name}")

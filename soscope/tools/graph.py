@@ -12,7 +12,6 @@ from omegaconf import MISSING
 
 from soscope.arrays import save_array
 from soscope.checks import check_finite
-from soscope.config import PlatformConfig
 from soscope.errors import ConfigError, DataError
 from soscope.lattice import Lattice, make_lattice
 from soscope.matrices import to_dense
@@ -20,6 +19,7 @@ from soscope.prepare.graphs import nearest_edges, neighbour_edges, similarity
 from soscope.read.released import SPOT_GRAPH, SUBSPOT_GRAPH
 from soscope.read.truth import read_profiles
 from soscope.rows import Rows, blocks
+from soscope.schema import PlatformConfig
 from soscope.tools.positions import Positions, read_positions
 
 log = logging.getLogger("soscope")
