@@ -46,7 +46,7 @@ def maps(
 
     Returns
     -------
-    With ``show=False`` the axes, ``(n_features, 4)``; their figure is ``axes[0, 0].get_figure(root=True)``.
+    With ``show=False`` the axes, ``(n_features, 4)``, 3 without a tissue image; their figure is ``axes[0, 0].figure``.
 
     Raises
     ------
@@ -62,12 +62,11 @@ def maps(
     share = figures.equal_share(sdata, modality, names)
     mean, sd = figures.columns(table, names), figures.columns(table, names, "sd")
     canvas = Canvas.of(sdata)
-    width, height = figures.MAPS_SIZE
-    figure, axes = plt.subplots(
-        len(names), 4, figsize=(width, height * len(names)), dpi=dpi, layout="constrained", squeeze=False
-    )
+    n_maps, words = figures.n_maps(canvas), figures.words_of(sdata, modality)
+    size = (n_maps * figures.MAP_INCHES, len(names) * figures.MAPS_HEIGHT)
+    figure, axes = plt.subplots(len(names), n_maps, figsize=size, dpi=dpi, layout="constrained", squeeze=False)
     for i, feature in enumerate(names):
-        figures.draw_feature(axes[i], canvas, feature, share[:, i], mean[:, i], sd[:, i])
+        figures.draw_feature(axes[i], canvas, feature, words, share[:, i], mean[:, i], sd[:, i])
     if save is not None:
         figure.savefig(Path(save).expanduser(), dpi=dpi)
     if not show:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from soscope.prepare.pipeline import prepare_sections
 from soscope.read import DemoReader
 from soscope.read.base import RawSection, as_image, open_image
 from soscope.report.canvas import Canvas
+from soscope.report.interactive import tissue_source
 
 STAINS = ["DAPI", "CD3", "PanCK", "CD68"]
 
@@ -128,9 +131,20 @@ def test_stains_survive_the_disk_and_merging(
 
 
 def test_maps_draw_stains_as_a_composite(compose: Callable, stained: SpatialData, cache: Path) -> None:
-    drawn = Canvas.of(features(compose, stained, cache, "image.channels=[PanCK,DAPI]")).image
-    assert drawn is not None
+    section = features(compose, stained, cache, "image.channels=[PanCK,DAPI]")
+    canvas = Canvas.of(section)
+    assert canvas.image is not None
+    drawn = canvas.image.pixels
     assert drawn.dtype == np.uint8
+    source = tissue_source(section, canvas)
+    assert source is not None
+    with Image.open(BytesIO(base64.b64decode(source.data["url"][0].partition(",")[2]))) as jpeg:
+        seen = np.asarray(jpeg, dtype=float)
+    left, right, bottom, top = (max(int(v), 0) for v in canvas.window)
+    part = drawn[top:bottom, left:right].astype(float)
+    assert seen.shape == part.shape
+    r = np.corrcoef(seen[..., :2].ravel(), part[..., :2].ravel())[0, 1]
+    assert r > 0.98, "the interactive map shows the same picture, as a JPEG"
     pixels = contract.image_of(stained).astype(float)
     low, high = np.percentile(pixels[2], [1, 99.8])
     np.testing.assert_allclose(drawn[..., 0], np.clip((pixels[2] - low) / (high - low), 0, 1) * 255, atol=0.51)

@@ -18,7 +18,7 @@ import pytest
 
 from soscope import contract
 from soscope.report.canvas import Canvas, Points
-from soscope.report.interactive import FeatureMap, feature_map
+from soscope.report.interactive import FeatureMap, feature_map, tissue_source
 from soscope.report.layers import layer_of
 from soscope.report.quantised import LEVELS, Quantised, features_that_fit
 
@@ -30,7 +30,8 @@ SWITCHES = (
 
 def built(folder: Path, with_shapes: int = 10**6, first: tuple[str, ...] = (), limit_mb: float = 20) -> FeatureMap:
     sdata = contract.open_result(folder / "demo.zarr", with_shapes)
-    return feature_map(sdata, "rna", Canvas.of(sdata), list(first), limit_mb)
+    canvas = Canvas.of(sdata)
+    return feature_map(sdata, "rna", canvas, tissue_source(sdata, canvas), list(first), limit_mb)
 
 
 def given_to_browser(found: FeatureMap) -> dict[str, Any]:

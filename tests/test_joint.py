@@ -19,6 +19,7 @@ from soscope.data.module import SectionsDataModule
 from soscope.errors import ConfigError
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import DemoReader
+from soscope.report.figures import words_of
 from soscope.schema import ModalityConfig
 
 PEAKS = "data.features={atac: all, rna: 10}"
@@ -48,6 +49,11 @@ def test_proteins_and_rna_share_z_and_both_add_up(soscope: Callable, cache: Path
         np.testing.assert_allclose(subspot_sums(sdata, table), observed, atol=1e-9)
         assert anndata.read_h5ad(tmp_path / "run" / f"demo_{table}.h5ad").n_vars == n
     np.testing.assert_array_equal(sdata.tables["rna"].obsm["X_soscope"], sdata.tables["protein"].obsm["X_soscope"])
+    protein = sdata.tables["protein"].var_names[3]
+    assert soscope("report", f"run={tmp_path / 'run'}", f"report.features=[{protein}]", "report.dpi=30") == 0
+    drawn = {f.name for f in (tmp_path / "run" / "pictures").glob("demo_*.png")}
+    assert f"demo_protein_{protein}.png" in drawn
+    assert any(name.startswith("demo_rna_") for name in drawn), "a table without the feature shows its first"
 
 
 def test_components_of_peaks_average_and_rna_adds_up(soscope: Callable, cache: Path, tmp_path: Path) -> None:
@@ -55,6 +61,8 @@ def test_components_of_peaks_average_and_rna_adds_up(soscope: Callable, cache: P
     np.testing.assert_allclose(subspot_sums(sdata, "rna"), sdata.tables["rna"].X.toarray(), atol=1e-9)
     np.testing.assert_allclose(subspot_sums(sdata, "atac") / 7, np.asarray(sdata.tables["atac"].X), atol=1e-4)
     assert sdata.tables["atac"].var_names[0] == "PC1"
+    assert words_of(sdata, "rna").observed == "observed / K"
+    assert words_of(sdata, "atac").observed == "observed", "averages are shown as they are"
 
 
 def test_joint_log_probability_is_the_sum_over_tables(compose: Callable, cache: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
 import geopandas as gpd
 import numpy as np
@@ -17,8 +16,8 @@ from scipy.spatial import cKDTree
 from spatialdata import SpatialData
 
 from soscope import contract
-from soscope.channels import composite
 from soscope.distances import typical_distance
+from soscope.report.tissue import Tissue, tissue_of
 
 DRAWN_PX = 1000
 OUTLINED_UP_TO = 60_000
@@ -103,9 +102,7 @@ class Canvas:
     Attributes
     ----------
     image
-        ``(height, width, 3)`` of uint8, thinned out to what a picture can show, or ``None``.
-    size_px
-        Width and height of the whole image in pixels.
+        The whole image, thinned out to what a picture can show, or ``None``.
     spots, subspots
         What stands for them.
     um_per_px
@@ -114,8 +111,7 @@ class Canvas:
         Left, right, bottom, top of the drawn part in pixels.
     """
 
-    image: np.ndarray | None
-    size_px: tuple[float, float]
+    image: Tissue | None
     spots: Marks
     subspots: Marks
     um_per_px: float
@@ -128,12 +124,8 @@ class Canvas:
         (left, top), (right, bottom) = subspots.bounds()
         pad = 0.03 * max(right - left, bottom - top)
         window = (left - pad, right + pad, bottom + pad, top - pad)
-        pixels, size = None, (0.0, 0.0)
-        if contract.IMAGE in sdata.images:
-            image = sdata.images[contract.IMAGE].data
-            size = (float(image.shape[2]), float(image.shape[1]))
-            pixels = _drawable(image, contract.channels_of(sdata), contract.facts(sdata).get("image_channels"))
-        return cls(pixels, size, spots, subspots, float(contract.facts(sdata)["um_per_px"]), window)
+        um_per_px = float(contract.facts(sdata)["um_per_px"])
+        return cls(tissue_of(sdata, DRAWN_PX), spots, subspots, um_per_px, window)
 
     def draw(
         self,
@@ -148,8 +140,9 @@ class Canvas:
     ) -> None:
         """Draw coloured marks over the image, with a colour bar where ``label`` names its unit."""
         if self.image is not None:
-            extent = (-0.5, self.size_px[0] - 0.5, self.size_px[1] - 0.5, -0.5)
-            axes.imshow(self.image, alpha=1.0 if values is None else 0.55, interpolation="bilinear", extent=extent)
+            left, top, width, height = self.image.place
+            extent, alpha = (left, left + width, top + height, top), 1.0 if values is None else 0.55
+            axes.imshow(self.image.pixels, alpha=alpha, interpolation="bilinear", extent=extent)
         if marks is not None and values is not None:
             drawn = marks.colour(axes, values, cmap, norm)
             if label:
@@ -184,13 +177,3 @@ def _marks(sdata: SpatialData, modality: str) -> tuple[Marks, Marks]:
         return Outlines(circles), Outlines(sdata.shapes[contract.SUBSPOTS].geometry)
     of_spots, of_subspots = sdata.tables[modality], sdata.tables[contract.IMAGE_FEATURES]
     return Points(of_spots.obsm["spatial"]), Points(of_subspots.obsm["spatial"])
-
-
-def _drawable(image: Any, names: list[str], seen: list[str] | None) -> np.ndarray:
-    """Return ``(height, width, 3)`` with every n-th pixel, at most `DRAWN_PX` a side: slides are too large to draw.
-
-    Channels other than colour are those an encoder has ``seen``, or all.
-    """
-    step = max(1, -(-max(image.shape[1:]) // DRAWN_PX))
-    shown = None if seen is None else [names.index(name) for name in seen]
-    return composite(np.asarray(image[:, ::step, ::step]), names, shown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -20,26 +20,54 @@ from soscope.matrices import to_dense
 from soscope.report.canvas import SD_COLOURS, Canvas
 from soscope.rows import BLOCK
 
-MAPS_SIZE = (13.5, 3.6)
-"""Inches of a row of four maps."""
+MAP_INCHES, MAPS_HEIGHT = 3.375, 3.6
+"""Width and height of one of a row of maps."""
 
 
-def feature_maps(canvas: Canvas, feature: str, share: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> Figure:
+class Words(NamedTuple):
+    """What maps of a table call its observed values, and the unit of all its values."""
+
+    observed: str
+    unit: str
+
+
+def words_of(sdata: SpatialData, modality: str) -> Words:
+    """Return the words for what `equal_share` returns."""
+    if contract.facts(sdata)["adds_up"][modality]:
+        return Words("observed / K", "per subspot")
+    return Words("observed", "average in a subspot")
+
+
+def n_maps(canvas: Canvas) -> int:
+    """Return how many maps show a feature: one less where there is no tissue image."""
+    return 3 + (canvas.image is not None)
+
+
+def feature_maps(
+    canvas: Canvas, feature: str, words: Words, share: np.ndarray, mean: np.ndarray, sd: np.ndarray
+) -> Figure:
     """Draw the tissue image, a feature of the observed spots, of the enhanced subspots, and their standard deviation."""
-    figure = Figure(figsize=MAPS_SIZE, layout="constrained")
-    draw_feature(figure.subplots(1, 4), canvas, feature, share, mean, sd)
+    figure = Figure(figsize=(MAP_INCHES * n_maps(canvas), MAPS_HEIGHT), layout="constrained")
+    draw_feature(figure.subplots(1, n_maps(canvas)), canvas, feature, words, share, mean, sd)
     return figure
 
 
 def draw_feature(
-    axes: Sequence[Axes] | np.ndarray, canvas: Canvas, feature: str, share: np.ndarray, mean: np.ndarray, sd: np.ndarray
+    axes: Sequence[Axes] | np.ndarray,
+    canvas: Canvas,
+    feature: str,
+    words: Words,
+    share: np.ndarray,
+    mean: np.ndarray,
+    sd: np.ndarray,
 ) -> None:
-    """Draw the four maps of `feature_maps` on axes there are."""
-    norm = shared_norm(share, mean)
-    image, before, after, doubt = axes
-    canvas.draw(image, None, None, "tissue", scale_bar=True)
-    unit = "per subspot"
-    canvas.draw(before, canvas.spots, share, f"{feature}: observed / K", norm=norm, label=unit)
+    """Draw the maps of `feature_maps` on axes there are, `n_maps` of them."""
+    norm, unit = shared_norm(share, mean), words.unit
+    *image, before, after, doubt = axes
+    for one in image:
+        canvas.draw(one, None, None, "tissue", scale_bar=True)
+    title = f"{feature}: {words.observed}"
+    canvas.draw(before, canvas.spots, share, title, norm=norm, label=unit, scale_bar=not image)
     canvas.draw(after, canvas.subspots, mean, f"{feature}: enhanced", norm=norm, label=unit)
     canvas.draw(doubt, canvas.subspots, sd, f"{feature}: standard deviation", cmap=SD_COLOURS, label=unit)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -32,7 +30,6 @@ from bokeh.palettes import all_palettes
 from bokeh.plotting import figure
 from bokeh.resources import Resources
 from markupsafe import Markup
-from PIL import Image
 from spatialdata import SpatialData
 
 from soscope import contract
@@ -40,6 +37,7 @@ from soscope.report import figures
 from soscope.report.canvas import OBSERVED_COLOURS, SD_COLOURS, Canvas
 from soscope.report.layers import OPACITY, Layer, layer_of
 from soscope.report.quantised import BYTES_IN_PAGE, Quantised, features_that_fit
+from soscope.report.tissue import tissue_of
 
 TISSUE_PX, WIDTH = 1400, 350
 """Pixels of the longer side of the tissue image, and of a plot's width."""
@@ -86,13 +84,20 @@ class FeatureMap:
     div: Markup = field(default_factory=Markup)
 
 
-def feature_map(sdata: SpatialData, modality: str, canvas: Canvas, first: list[str], limit_mb: float) -> FeatureMap:
+def feature_map(
+    sdata: SpatialData,
+    modality: str,
+    canvas: Canvas,
+    tissue: ColumnDataSource | None,
+    first: list[str],
+    limit_mb: float,
+) -> FeatureMap:
     """Build the map of a modality.
 
     Parameters
     ----------
-    sdata, modality, canvas
-        An enhanced section, one of its tables, and what stands for its spots and subspots.
+    sdata, modality, canvas, tissue
+        An enhanced section, one of its tables, what stands for its spots and subspots, and its image from `tissue_source`.
     first
         Features that come first; the others follow as the table has them, the most spatially variable first.
     limit_mb
@@ -107,14 +112,14 @@ def feature_map(sdata: SpatialData, modality: str, canvas: Canvas, first: list[s
     share = figures.equal_share(sdata, modality, features)[spots.rows]
     mean, sd = (figures.columns(enhanced, features, layer)[subspots.rows] for layer in (None, "sd"))
     colours, sd_colours = (LinearColorMapper(all_palettes[c][256]) for c in PALETTES)
-    observed = "observed / K" if contract.facts(sdata)["adds_up"][modality] else "observed"
+    words = figures.words_of(sdata, modality)
     shown = [
-        Shown(spots, "observed", observed, colours, Quantised.of(share)),
+        Shown(spots, "observed", words.observed, colours, Quantised.of(share)),
         Shown(subspots, "enhanced", "enhanced", colours, Quantised.of(mean)),
         Shown(subspots, "sd", "standard deviation", sd_colours, Quantised.of(sd)),
     ]
     limits = [_limits(share, mean), _limits(sd)]
-    model = _layout(features, shown, limits, _frames(canvas, len(shown)), _tissue(sdata, canvas))
+    model = _layout(features, shown, limits, _frames(canvas, len(shown)), tissue, words.unit)
     return FeatureMap(model, modality, len(features), len(names), len(names) * rows * BYTES_IN_PAGE / 1e6)
 
 
@@ -143,7 +148,9 @@ def _frames(canvas: Canvas, n: int) -> list[Any]:
     return plots
 
 
-def _layout(features: list[str], shown: list[Shown], limits: list[np.ndarray], plots: list[Any], tissue: Any) -> Any:
+def _layout(
+    features: list[str], shown: list[Shown], limits: list[np.ndarray], plots: list[Any], tissue: Any, unit: str
+) -> Any:
     """Draw the first feature, and let the search box draw the others in the browser."""
     mappers = list(dict.fromkeys(s.mapper for s in shown))
     for mapper, (low, high) in zip(mappers, limits, strict=True):
@@ -156,7 +163,7 @@ def _layout(features: list[str], shown: list[Shown], limits: list[np.ndarray], p
         drawn = part.layer.draw(plot, part.column, part.mapper)
         plot.title.text = f"{features[0]}: {part.title}"
         plot.add_tools(HoverTool(renderers=[drawn], tooltips=_tooltips(part, shown)))
-        plot.add_layout(ColorBar(color_mapper=part.mapper, height=10, title="per subspot"), "below")
+        plot.add_layout(ColorBar(color_mapper=part.mapper, height=10, title=unit), "below")
         for alpha in part.layer.alphas:
             opacity.js_link("value", drawn.glyph, alpha)
     search = AutocompleteInput(
@@ -194,22 +201,13 @@ def _tooltips(part: Shown, shown: list[Shown]) -> list[tuple[str, str]]:
     return name + [(s.title, f"@{{{s.column}}}{{0.000}}") for s in shown if s.layer is part.layer]
 
 
-def _tissue(sdata: SpatialData, canvas: Canvas) -> ColumnDataSource | None:
-    """Return the drawn part of the tissue image as a JPEG inside a data URL, thinned out to `TISSUE_PX`."""
-    if contract.IMAGE not in sdata.images:
+def tissue_source(sdata: SpatialData, canvas: Canvas) -> ColumnDataSource | None:
+    """Return the drawn part of the tissue image, which all maps of a section share; ``None`` without an image."""
+    tissue = tissue_of(sdata, TISSUE_PX, canvas.window)
+    if tissue is None:
         return None
-    image = sdata.images[contract.IMAGE].data
-    left, right, bottom, top = canvas.window
-    x0, x1 = (int(np.clip(v, 0, image.shape[2])) for v in (left, right))
-    y0, y1 = (int(np.clip(v, 0, image.shape[1])) for v in (top, bottom))
-    step = max(1, -(-max(x1 - x0, y1 - y0) // TISSUE_PX))
-    pixels = np.moveaxis(np.asarray(image[:, y0:y1:step, x0:x1:step]), 0, -1)
-    file = BytesIO()
-    Image.fromarray(pixels.squeeze()).convert("RGB").save(file, "JPEG", quality=85)
-    url = "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
-    size = (pixels.shape[1] * step, pixels.shape[0] * step)
-    place = dict(zip("xywh", (v * canvas.um_per_px for v in (x0 - 0.5, y0 - 0.5, *size)), strict=True))
-    return ColumnDataSource({"url": [url]} | {k: [v] for k, v in place.items()})
+    place = {k: [v * canvas.um_per_px] for k, v in zip("xywh", tissue.place, strict=True)}
+    return ColumnDataSource({"url": [tissue.url]} | place)
 
 
 def embed(maps: list[FeatureMap]) -> Markup:

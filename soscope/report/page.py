@@ -46,8 +46,9 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
     Raises
     ------
     ConfigError
-        When ``report.features`` names a feature that was not enhanced.
+        When ``report.features`` names a feature that is in no table of any section.
     """
+    _check_features(cfg, folder, sections, modalities)
     shown: list[dict[str, Any]] = []
     limit_mb = cfg.report.interactive_mb / (len(sections) * len(modalities))
     for name in sections:
@@ -89,17 +90,27 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
 
 
 def chosen_features(cfg: Any, sdata: SpatialData, modality: str) -> list[str]:
-    """Return the features to draw: those asked for, or the first of the panel (the most spatially variable)."""
+    """Return the features of a table to draw: those asked for that it has, else its first (the most spatially variable)."""
     names = sdata.tables[contract.enhanced_name(modality)].var_names
+    asked = [f for f in cfg.report.features or () if f in names]
+    return asked or names[: cfg.report.n_features].tolist()
+
+
+def _check_features(cfg: Any, folder: RunFolder, sections: list[str], modalities: list[str]) -> None:
+    """Refuse a feature that no table has; one is enough, for tables and sections may differ in theirs."""
     if cfg.report.features is None:
-        return names[: cfg.report.n_features].tolist()
-    missing = [f for f in cfg.report.features if f not in names]
+        return
+    known: dict[str, None] = {}
+    for name in sections:
+        _, tables = contract.open_tables(folder.result(name))
+        for modality in modalities:
+            known |= dict.fromkeys(tables[contract.enhanced_name(modality)].var_names)
+    missing = [f for f in cfg.report.features if f not in known]
     if missing:
         raise ConfigError(
             f"report.features: '{missing[0]}' was not enhanced. Add it to data.features, or choose from: "
-            f"{', '.join(names[:8])}, ..."
+            f"{', '.join(list(known)[:8])}, ..."
         )
-    return list(cfg.report.features)
 
 
 def _interactive(
@@ -107,8 +118,9 @@ def _interactive(
 ) -> list[interactive.FeatureMap]:
     if not cfg.report.interactive:
         return []
+    tissue = interactive.tissue_source(sdata, canvas)
     return [
-        interactive.feature_map(sdata, modality, canvas, chosen_features(cfg, sdata, modality), limit_mb)
+        interactive.feature_map(sdata, modality, canvas, tissue, chosen_features(cfg, sdata, modality), limit_mb)
         for modality in modalities
     ]
 
@@ -119,11 +131,11 @@ def _maps(cfg: Any, folder: RunFolder, sdata: SpatialData, modalities: list[str]
     for modality in modalities:
         features = chosen_features(cfg, sdata, modality)
         enhanced = sdata.tables[contract.enhanced_name(modality)]
-        share = figures.equal_share(sdata, modality, features)
+        share, words = figures.equal_share(sdata, modality, features), figures.words_of(sdata, modality)
         mean, sd = figures.columns(enhanced, features), figures.columns(enhanced, features, "sd")
         for i, feature in enumerate(features):
             file = folder.pictures / f"{section}_{modality}_{safe(feature)}.png"
-            figure = figures.feature_maps(canvas, feature, share[:, i], mean[:, i], sd[:, i])
+            figure = figures.feature_maps(canvas, feature, words, share[:, i], mean[:, i], sd[:, i])
             pictures.append(Picture(figures.save(figure, file, cfg.report.dpi), f"{section}, {modality}: {feature}"))
     of_subspots = sdata.tables[contract.enhanced_name(modalities[0])].obs
     for clusters in clusters_of(folder, section):
