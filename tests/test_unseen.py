@@ -103,6 +103,26 @@ def test_a_model_of_some_features_is_the_whole_one_without_the_others(full: tupl
     torch.testing.assert_close(ours["phi"], theirs["phi"][index])
 
 
+def test_a_panel_of_a_section_has_the_library_size_of_the_whole(
+    compose: Callable, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = DemoReader(rows=8, columns=6).read(None).sdata
+    (first,) = prepare_sections(compose("data.features=8", "image=none"), [whole])
+    contract.write_section(first, tmp_path / "first.zarr")
+    learnt, names = Learnt.of(tmp_path / "first.zarr", ["rna"]), first.tables["rna"].var_names
+    totals = np.asarray(whole.tables["rna"].X.sum(1)).ravel()
+    np.testing.assert_array_equal(learnt.library_size("rna", whole.tables["rna"]), totals)
+    assert "estimated" not in caplog.text
+    panel = whole.tables["rna"][:, names[:6]].copy()
+    found, own = learnt.library_size("rna", panel), np.asarray(panel.X.sum(1)).ravel()
+    np.testing.assert_allclose(found / own, totals.sum() / own.sum(), rtol=1e-5)
+    assert "library sizes are estimated from 6" in caplog.text
+    elements = {**whole.images, **whole.shapes, "rna": panel}
+    section = SpatialData.init_from_elements(elements, attrs=whole.attrs)
+    (unseen,) = prepare_sections(compose("data.features=8", "image=none"), [section], learnt)
+    np.testing.assert_allclose(unseen.tables["rna"].obs["library_size"], found)
+
+
 def test_sections_that_do_not_fit_are_refused(full: tuple, compose: Callable, tmp_path: Path) -> None:
     cfg, raw, _, _ = full
     learnt = Learnt.of(tmp_path / "full.zarr", ["rna"])

@@ -22,7 +22,7 @@ from soscope.likelihoods import Likelihood, make_likelihood
 from soscope.prepare.given import Given
 from soscope.prepare.graphs import Graph, neighbour_edges, similarity
 from soscope.prepare.image_features import chosen_channels
-from soscope.prepare.learnt import REDUCTIONS, Learnt
+from soscope.prepare.learnt import LIBRARY, REDUCTIONS, Learnt
 from soscope.prepare.panel import FITTED, choose_features, represent, representation_of
 from soscope.prepare.placing import Placed, place, subspots_per_spot
 from soscope.prepare.section_features import ImageBlocks, choose_encoders, image_blocks
@@ -77,7 +77,7 @@ def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float, le
     counted = representation_of(cfg.model.modalities[modality].representation).needs_counts
     wanted = features_wanted(cfg, modality) if learnt is None else learnt.present(modality, full)
     chosen = choose_features(wanted, full, [p.unit_xy for p in placed], radius, modality, counted)
-    library = [np.asarray(t.X.sum(1)).ravel().astype(np.float64) for t in full]
+    library = [learnt.library_size(modality, t) if learnt else _sums(t) for t in full]
     parts = []
     for table, size in zip(full, library, strict=True):
         part = table[:, chosen.index].copy()
@@ -89,9 +89,19 @@ def _tables(cfg: Any, modality: str, placed: Sequence[Placed], radius: float, le
     options = {"n_components": choice.n_components, FITTED: learnt.fitted[modality] if learnt else {}}
     shaped = represent(choice.representation, parts, library, **options)
     log.info("%s: %d features of %d, as %s", modality, shaped[0].n_vars, full[0].n_vars, choice.representation)
+    share = {
+        "features": chosen.index.to_numpy(),
+        "share": chosen["total"].to_numpy() / max(sum(map(np.sum, library)), 1e-12),
+    }
     for result, source in zip(shaped, full, strict=True):
         result.obsm["spatial"] = np.asarray(source.obsm["spatial"])
+        if counted:
+            result.uns[LIBRARY] = share | {"n_read": source.n_vars}
     return shaped
+
+
+def _sums(table: AnnData) -> np.ndarray:
+    return np.asarray(table.X.sum(1)).ravel().astype(np.float64)
 
 
 def _assemble(cfg: Any, radius: float, p: Placed, image: ImageBlocks, tables: dict[str, AnnData]) -> SpatialData:
