@@ -9,6 +9,7 @@ from typing import Any
 
 from soscope import contract
 from soscope.config import fingerprint, paths_of
+from soscope.errors import RunFolderError
 from soscope.loggers import Artifact
 from soscope.stages import Run
 
@@ -48,15 +49,22 @@ def _artifact(
     paths: Mapping[str, Path],
     facts: Mapping[str, Any],
     made_from: tuple[Artifact, ...] = (),
+    seen_from: Run | None = None,
 ) -> Artifact:
-    folder = run.folder.path.absolute()
+    """Describe files of a run, as another run sees them that takes them from there."""
+    folder, here = (r.folder.path.absolute() for r in (run, seen_from or run))
+    there = {n: p for n, p in paths.items() if p.exists()}
+    if not there:
+        raise RunFolderError(
+            f"'{folder}' holds none of {', '.join(map(str, paths.values()))}, which '{name}' is made of."
+        )
     return Artifact(
         name=re.sub(r"[^\w.-]", "-", name)[:128],  # what W&B allows
         kind=kind,
-        paths={n: p for n, p in paths.items() if p.exists()},
+        paths=there,
         metadata={"run_folder": folder.name, "fingerprint": fingerprint(run.cfg), **facts},
         made_from=made_from,
-        inside=all(p.absolute().is_relative_to(folder) for p in paths.values()),
+        inside=all(p.absolute().is_relative_to(here) for p in paths.values()),
     )
 
 
@@ -95,8 +103,10 @@ def _encoder(run: Run, made_from: tuple[Artifact, ...] = ()) -> Artifact:
 
 
 def _model(run: Run, made_from: tuple[Artifact, ...] = ()) -> Artifact:
-    file = run.folder.model_file
-    return _artifact(run, _name(run, f"model-{_label(run)}"), "model", _with_checkpoint(file), _facts(run), made_from)
+    """Describe the model a run trains, or the one it applies, which lies in the folder of another."""
+    own = run if run.trained_in is None else Run(run.trained_in.config(), run.trained_in, [], {})
+    name, files = _name(own, f"model-{_label(own)}"), _with_checkpoint(own.folder.model_file)
+    return _artifact(own, name, "model", files, _facts(own), made_from, seen_from=run)
 
 
 def _with_checkpoint(file: Path) -> dict[str, Path]:

@@ -55,6 +55,11 @@ class FittedModel:
         return f"FittedModel({modalities}; sections {', '.join(self.sections)}; in '{self.folder.path}')"
 
     @property
+    def is_temporary(self) -> bool:
+        """Whether its folder goes with it."""
+        return self._keeps is not None
+
+    @property
     def sections(self) -> list[str]:
         """Names of the sections it was trained on."""
         return section_names(self.cfg)
@@ -86,6 +91,7 @@ class FittedModel:
         cfg.trainer.progress = progress
         with speaking(progress):
             execute(cfg, self.folder.path)
+        self.folder.keep(self.cfg)  # what was asked for once is not the model's own
         return self.results()
 
     def results(self) -> Any:

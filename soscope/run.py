@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -23,7 +23,7 @@ from soscope.errors import ConfigError
 from soscope.folder import RunFolder
 from soscope.likelihoods import make_likelihood
 from soscope.loggers import Artifact, check_logger, finish, make_loggers
-from soscope.prepare.encoders.precomputed import feature_files
+from soscope.prepare.encoders.precomputed import PLACEHOLDER, feature_files
 from soscope.provenance import check_inputs, note_stage
 from soscope.read import make_reader
 from soscope.read.base import hash_files
@@ -224,7 +224,7 @@ TRAINING = Plan(
 )
 
 APPLYING = Plan(
-    stages={name: replace(TRAINING.stages[name], makes=None) for name in ("prepare", "enhance", "cluster", "report")},
+    stages={name: TRAINING.stages[name] for name in ("prepare", "enhance", "cluster", "report")},
     check=_check_devices,
     say=_say_where,
 )
@@ -245,9 +245,12 @@ def unseen_config(trained: Any, folder: Path, stages: Sequence[str] = tuple(APPL
 
     Notes
     -----
-    What belongs to the sections it was trained on is reset: nothing is held out, there is no truth, and nothing to validate.
+    What belongs to the sections it was trained on is reset: nothing is held out, there is no truth, nothing to validate and no
+    feature to be shown; image features of a file are those of its sections, unless the file is named by section.
     """
     cfg = copy.deepcopy(trained)
     cfg.run, cfg.stages = str(folder.expanduser().absolute()), list(stages)
-    cfg.data.held_out, cfg.data.truth, cfg.validate = 0.0, None, False
+    cfg.data.held_out, cfg.data.truth, cfg.validate, cfg.report.features = 0.0, None, False, None
+    if PLACEHOLDER not in str(cfg.image.features):
+        cfg.image.features = None
     return cfg

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import yaml
@@ -35,6 +35,8 @@ ELSEWHERE = {
     "traceback": "Python shows its own",
 }
 """Keys of the command line that would have no effect here, and why."""
+FREE = ("enhance", "cluster", "report", "trainer", "image.features", "image.cache", "image.batch_size")
+"""What is not the model's when it is applied to sections it has not seen."""
 
 
 def config(**settings: Any) -> DictConfig:
@@ -70,6 +72,47 @@ def config(**settings: Any) -> DictConfig:
     check(cfg)
     _check_devices(cfg)
     return cfg
+
+
+def changed(cfg: DictConfig, settings: Mapping[str, Any]) -> DictConfig:
+    """Set, in the config of a model that is applied, what is not the model's; `ConfigError` for all else.
+
+    Parameters
+    ----------
+    cfg
+        The config, changed in place.
+    settings
+        Keys in full or nested, as of `config`.
+    """
+    for key, value in _flat(settings):
+        if not any(f"{key}.".startswith(f"{free}.") for free in FREE):
+            raise ConfigError(f"{key} cannot be set here: it is the model's. Settings are: {', '.join(FREE)}.")
+        _set(cfg, key, value)
+    check(cfg)
+    return cfg
+
+
+def check_noted(noted: Mapping[str, Any], cfg: DictConfig, section: str) -> None:
+    """Refuse a section that `soscope.pp` has worked on with other settings than the model's."""
+    if not noted:
+        return
+    theirs = config(**noted)
+    for group in ("platform", "split", "image"):
+        for name, value in theirs[group].items():
+            key = f"{group}.{name}"
+            if key not in FREE and value != cfg[group][name]:
+                raise ConfigError(
+                    f"soscope.pp worked on section '{section}' with {key}={value}, the model has {cfg[group][name]}. Give the "
+                    "section as it was read: what soscope.pp does is done here, with the model's settings."
+                )
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _groups() -> dict[str, list[str]]:

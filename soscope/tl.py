@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,9 +17,9 @@ from soscope.fitted import TRAINED, FittedModel, load, speaking
 from soscope.folder import RunFolder
 from soscope.kinds import GIVEN_AS, kind_of
 from soscope.read.base import hash_files
-from soscope.run import APPLYING, execute
+from soscope.run import APPLYING, execute, unseen_config
 from soscope.schema import STAGES
-from soscope.settings import config
+from soscope.settings import changed, check_noted, config
 from soscope.validating import training_plan
 
 __all__ = ["FittedModel", "apply", "enhance", "fit"]
@@ -129,6 +129,7 @@ def apply(
     name: str = "unseen",
     layer: str | None = None,
     progress: bool = True,
+    **settings: Any,
 ) -> Any:
     """Sharpen a section that a trained model has not seen; nothing is trained.
 
@@ -137,7 +138,11 @@ def apply(
     model
         What `fit` or `soscope.load` returned, or the folder of a saved model or a run.
     data, run_dir, name, layer, progress
-        As of `enhance`. Features of the model that the data lacks are left out.
+        As of `enhance`. Features of the model that the data lacks are left out. A model that is in no folder of the user's is
+        saved in ``run_dir``.
+    settings
+        Of ``enhance``, ``cluster``, ``report``, ``trainer``; ``image.features`` of a model of precomputed ones, ``image.cache``
+        and ``image.batch_size``. All else is the model's.
 
     Returns
     -------
@@ -145,58 +150,91 @@ def apply(
 
     Raises
     ------
+    ConfigError
+        For settings that are the model's, and data that `soscope.pp` has worked on with others than it.
     DataError
         For data that shares no feature with the model, or cannot be used.
     RunFolderError, ModelFileError
         When ``run_dir`` holds another run, or the model is damaged.
     """
     trained = model if isinstance(model, FittedModel) else load(model)
-    several, sections = _sections(data, name, layer)
-    keeps = None if run_dir is not None else TemporaryDirectory(prefix="soscope-")
-    folder = RunFolder(Path(keeps.name if keeps else str(run_dir)).expanduser())
-    paths = [str(_hand_over(section, folder)) for section in sections]
-    cfg = copy.deepcopy(trained.cfg)
-    cfg.data.reader, cfg.data.options, cfg.data.path = "section", {}, paths[0] if len(paths) == 1 else paths
-    cfg.data.held_out, cfg.data.truth, cfg.validate = 0.0, None, False
-    cfg.run, cfg.trainer.progress = str(trained.folder.path.absolute()), progress
-    cfg.stages = [s for s in APPLYING.stages if run_dir is not None or s != "report"]
+    given = _Given.of(data, name, layer)
+    for section in given.sections:
+        check_noted(made.settings_of(section), trained.cfg, contract.facts(section)["section"])
+    folder, keeps = _folder(run_dir)
+    if trained.is_temporary and run_dir is not None:
+        trained = load(trained.save(folder.path / "model"))
+    stages = [s for s in APPLYING.stages if run_dir is not None or s != "report"]
+    cfg = changed(unseen_config(trained.cfg, trained.folder.path, stages), {**settings, "trainer.progress": progress})
+    given.check(cfg, run_dir)
+    cfg.data.reader, cfg.data.options, cfg.data.path = "section", {}, given.hand_over(folder)
     with speaking(progress):
         execute(cfg, folder.path, APPLYING)
-    return FittedModel(folder, cfg, keeps, several).results()
+    return FittedModel(folder, cfg, keeps, given.several).results()
 
 
-def _sections(data: Any, name: str, layer: str | None) -> tuple[bool, list[SpatialData]]:
-    """Return whether a list was given, and what was given as sections."""
-    several = isinstance(data, list | tuple)
-    names = [f"{name}_{i + 1}" for i in range(len(data))] if several else [name]
-    each = list(data) if several else [data]
-    sections = [_section(d, n, layer) for d, n in zip(each, names, strict=True)]
-    if not sections:
-        raise ConfigError("the list of sections is empty.")
-    return several, sections
+@dataclass(frozen=True)
+class _Given:
+    """What a function was given, as sections; ``several`` says whether in a list."""
+
+    data: list[Any]
+    sections: list[SpatialData]
+    several: bool
+
+    @classmethod
+    def of(cls, data: Any, name: str, layer: str | None) -> _Given:
+        several = isinstance(data, list | tuple)
+        each = list(data) if several else [data]
+        names = [f"{name}_{i + 1}" for i in range(len(each))] if several else [name]
+        if not each:
+            raise ConfigError("the list of sections is empty.")
+        return cls(each, [_section(d, n, layer) for d, n in zip(each, names, strict=True)], several)
+
+    def check(self, cfg: Any, run_dir: str | Path | None) -> None:
+        """Refuse tables that the kinds of objects could not give back, and draws that would go with a temporary folder."""
+        for source, section in zip(self.data, self.sections, strict=True):
+            kind_of(source).check(contract.modalities(section), list(cfg.model.modalities))
+        if cfg.enhance.draws and run_dir is None:
+            raise ConfigError("enhance.draws writes draws into the run folder: give run_dir=FOLDER to keep it.")
+
+    def noted(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the settings `soscope.pp` worked with that are not given anew; `ConfigError` where sections differ in them."""
+        each = [{k: v for k, v in made.settings_of(s).items() if k not in settings} for s in self.sections]
+        for section, other in zip(self.sections, each, strict=True):
+            for key in sorted(set(each[0]) | set(other)):
+                if each[0].get(key) != other.get(key):
+                    raise ConfigError(
+                        f"section '{contract.facts(section)['section']}': soscope.pp worked on it with {key}={other.get(key)!r}, "
+                        f"on the first with {each[0].get(key)!r}. One model needs the same of all: give {key}, or do them alike."
+                    )
+        return each[0]
+
+    def hand_over(self, folder: RunFolder) -> str | list[str]:
+        """Write the sections where the run reads them; returns ``data.path``."""
+        paths = [str(_hand_over(section, folder)) for section in self.sections]
+        return paths[0] if len(paths) == 1 else paths
+
+
+def _folder(run_dir: str | Path | None) -> tuple[RunFolder, TemporaryDirectory | None]:
+    """Return the run folder, and what keeps it where it is a temporary one."""
+    keeps = None if run_dir is not None else TemporaryDirectory(prefix="soscope-")
+    return RunFolder(Path(keeps.name if keeps else str(run_dir)).expanduser()), keeps
 
 
 def _run(
     data: Any, settings: dict[str, Any], run_dir: str | Path | None, name: str, layer: str | None, stages: Sequence[str]
 ) -> FittedModel:
     """Do stages of a run on data in memory."""
-    several, sections = _sections(data, name, layer)
-    each = list(data) if several else [data]
-    given = {key: value for key, value in settings.items() if value is not None}
-    cfg = config(**made.settings_of(sections[0]) | given)
-    for source, section in zip(each, sections, strict=True):
-        kind_of(source).check(contract.modalities(section), list(cfg.model.modalities))
-    if cfg.enhance.draws and run_dir is None:
-        raise ConfigError("enhance.draws writes draws into the run folder: give run_dir=FOLDER to keep it.")
-    keeps = None if run_dir is not None else TemporaryDirectory(prefix="soscope-")
-    folder = RunFolder(Path(keeps.name if keeps else str(run_dir)).expanduser())
-    paths = [_hand_over(section, folder) for section in sections]
+    given = _Given.of(data, name, layer)
+    said = {key: value for key, value in settings.items() if value is not None}
+    cfg = config(**given.noted(said) | said)
+    given.check(cfg, run_dir)
+    folder, keeps = _folder(run_dir)
     with open_dict(cfg):
-        cfg.data.path = str(paths[0]) if len(paths) == 1 else [str(p) for p in paths]
-        cfg.stages = list(stages)
+        cfg.data.path, cfg.stages = given.hand_over(folder), list(stages)
     with speaking(cfg.trainer.progress):
         execute(cfg, folder.path, training_plan(cfg))
-    return FittedModel(folder, cfg, keeps, several)
+    return FittedModel(folder, cfg, keeps, given.several)
 
 
 def _section(data: Any, name: str, layer: str | None) -> SpatialData:

@@ -102,13 +102,13 @@ APPLIES = ("data", "image", "enhance", "cluster", "report", "trainer", "stages")
 
 def _apply(cfg: Any, hydra_cfg: Any) -> None:
     """Enhance sections that a trained model has not seen, in a folder of their own."""
-    from soscope.run import APPLYING, execute
+    from soscope.run import APPLYING, execute, unseen_config
 
-    if cfg.run is None:
+    words = [w.lstrip("+~") for w in hydra_cfg.overrides.task]
+    if cfg.run is None or not any(re.match(r"data[.=@]", w) for w in words):
         raise ConfigError(
             "`soscope apply` needs run=DIR, the folder of a finished run, and data.path of another section."
         )
-    words = list(hydra_cfg.overrides.task)
     other = [w for w in words if re.match(r"image[.=@]", w) and not re.match(r"image\.(features|cache|batch_size)=", w)]
     if other:
         raise ConfigError(f"'{other[0]}': the model knows image features as it was trained with them. Leave it out.")
@@ -117,14 +117,18 @@ def _apply(cfg: Any, hydra_cfg: Any) -> None:
         raise ConfigError(
             f"'{learnt[0]}': the features are those of the model that the section has, and nothing is held out. Leave it out."
         )
-    stored, trained = _stored("apply", APPLIES, cfg, words)
-    stored.run = str(trained.absolute())
-    stored.data.held_out, stored.data.truth, stored.validate = 0.0, None, False
+    stored, _ = _stored("apply", APPLIES, cfg, words, unseen_config)
     execute(stored, Path(hydra_cfg.runtime.output_dir), APPLYING)
 
 
-def _stored(verb: str, changes: tuple[str, ...], cfg: Any, overrides: list[str]) -> tuple[Any, Path]:
-    """Return the config of a finished run with this command's overrides of what may be changed afterwards."""
+def _stored(
+    verb: str,
+    changes: tuple[str, ...],
+    cfg: Any,
+    overrides: list[str],
+    start: Callable[[Any, Path], Any] = lambda stored, folder: stored,
+) -> tuple[Any, Path]:
+    """Return the config of a finished run, what ``start`` makes of it, with overrides of what may be changed afterwards."""
     from omegaconf import OmegaConf
 
     from soscope.folder import RunFolder
@@ -144,6 +148,7 @@ def _stored(verb: str, changes: tuple[str, ...], cfg: Any, overrides: list[str])
             f"run='{folder}' holds a benchmark; the `soscope benchmark` command that made it comes back to it and draws its "
             f"page again. `soscope {verb}` takes the folder of `soscope train`."
         )
+    stored = start(stored, folder)
     for word, group in zip(overrides, keys, strict=True):
         if group in changes:
             key = word.lstrip("+~").partition("=")[0]

@@ -21,6 +21,7 @@ from spatialdata.transformations import Scale, get_transformation
 import soscope as so
 from soscope import contract
 from soscope.errors import ConfigError, DataError, ModelFileError, RunFolderError, SoScopeError
+from soscope.folder import RunFolder
 from soscope.made import duplicate
 from soscope.schema import STAGES
 from soscope.settings import config
@@ -273,6 +274,8 @@ def test_saved_model_gives_the_same_and_is_loaded_strictly(fitted: Any, enhanced
     np.testing.assert_array_equal(again["rna_enhanced"].X.toarray(), enhanced["rna_enhanced"].X.toarray())
     prior = loaded.enhance(posterior="prior", progress=False)["rna_enhanced"].X
     assert np.abs(prior - enhanced["rna_enhanced"].X).max() > 0.01
+    back = so.load(path).enhance(progress=False)["rna_enhanced"].X
+    np.testing.assert_array_equal(back.toarray(), enhanced["rna_enhanced"].X.toarray())
     assert loaded.save(tmp_path / "again") == tmp_path / "again"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
@@ -428,6 +431,29 @@ def test_a_model_enhances_data_it_has_not_seen(fitted: Any) -> None:
     totals = np.zeros(observed.shape)
     np.add.at(totals, found.obs["parent"].to_numpy(), found.X.toarray())
     np.testing.assert_allclose(totals, observed, atol=1e-9)
+
+
+def test_what_a_model_is_applied_to_has_to_fit_it(fitted: Any, tmp_path: Path) -> None:
+    raw = so.pp.read_section(reader="demo", rows=8, columns=6, seed=5)
+    split = so.pp.split_spots(raw, subspots=13, copy=True)
+    for data, settings, error, says in (
+        (raw, {"platform": "st"}, ConfigError, "platform cannot be set here: it is the model's. Settings are: enhance"),
+        (raw, {"image": {"n_components": 3}}, ConfigError, "image.n_components cannot be set here"),
+        (raw, {"enhance.draws": 3}, ConfigError, "give run_dir=FOLDER"),
+        (split, {}, ConfigError, "soscope.pp worked on section 'demo' with split.subspots=13, the model has 7"),
+    ):
+        with pytest.raises(error, match=says):
+            so.tl.apply(fitted, data, progress=False, **settings)
+    mudata = pytest.importorskip("mudata")
+    both = mudata.MuData({"rna": as_anndata(raw), "protein": as_anndata(raw, "protein")})
+    with pytest.raises(ConfigError, match="MuData also has protein"):
+        so.tl.apply(fitted, both, progress=False)
+    with pytest.raises(ConfigError, match="'demo': soscope.pp worked on it with subspots=13, on the first with None"):
+        so.tl.enhance([raw, split], **SHORT)
+    result = so.tl.apply(fitted, raw, tmp_path, progress=False, enhance={"posterior": "prior"})
+    assert result.attrs["soscope"]["posterior"] == "prior"
+    stored = RunFolder(tmp_path).config()
+    assert Path(stored.run).is_dir()
 
 
 def fitted_names(fitted: Any) -> list[str]:

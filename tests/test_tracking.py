@@ -19,6 +19,7 @@ from space_ranger import write_folder
 from wandb_records import read_artifacts
 
 from soscope import artifacts
+from soscope.errors import RunFolderError
 from soscope.folder import RunFolder, write_text
 from soscope.loggers import make_loggers
 from soscope.read.base import hash_files
@@ -207,6 +208,9 @@ def test_sections_prepared_elsewhere_are_used_and_not_made(offline: Path, logged
     cfg = RunFolder(offline / "run").config()
     cfg.benchmark = {"merge": "hex7"}
     folder = RunFolder(offline / "method", prepared_in=offline / "run" / "prepared")
+    with pytest.raises(RunFolderError, match=r"holds none of .*encoder\.pt"):
+        artifacts.encoder(Run(cfg, folder, [], {}))
+    write_text(folder.encoder_file, "weights")
     (encoder,) = artifacts.encoder(Run(cfg, folder, [], {}))
     assert encoder.inside
     assert [(a.name, a.inside) for a in encoder.made_from] == [("benchmark-prepared-liver-1", False)]

@@ -11,23 +11,33 @@ import pytest
 import torch
 from spatialdata import SpatialData
 
-from soscope import contract
+from soscope import artifacts, contract
+from soscope.benchmark.metrics import within_spot_pearson
 from soscope.build import build_finetune, describe
 from soscope.data.module import SectionsDataModule
 from soscope.errors import DataError
+from soscope.folder import RunFolder
 from soscope.matrices import to_dense
 from soscope.model_file import save_module
 from soscope.prepare.learnt import Learnt
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import DemoReader
 from soscope.run import unseen_config
+from soscope.stages import Run
 from soscope.unseen import load_unseen
 
 QUICK = ["report.n_features=1", "report.dpi=30", "report.interactive=false"]
 
 
-def test_the_section_it_was_trained_on_comes_out_the_same(trained: Path, soscope: Callable, tmp_path: Path) -> None:
-    assert soscope("apply", f"run={trained}", f"hydra.run.dir={tmp_path}", *QUICK) == 0
+def test_the_section_it_was_trained_on_comes_out_the_same(
+    trained: Path, soscope: Callable, cache: Path, tmp_path: Path
+) -> None:
+    words = ["data.options.rows=10", f"image.cache={cache}", f"hydra.run.dir={tmp_path}"]
+    assert soscope("apply", f"run={trained}", *words, *QUICK) == 0
+    applied = RunFolder(tmp_path)
+    (result,) = artifacts.results(Run(applied.config(), applied, [], {}))
+    assert [(a.name, a.inside) for a in result.made_from] == [("prepared-demo", True), ("model-demo", False)]
+    assert result.made_from[1].paths["model.pt"] == RunFolder(trained).model_file, "the model is that of the other run"
     first, again = (anndata.read_h5ad(folder / "demo_rna.h5ad") for folder in (trained, tmp_path))
     assert first.obs_names.equals(again.obs_names)
     for one, two in ((first.X, again.X), (first.layers["sd"], again.layers["sd"])):
@@ -48,9 +58,15 @@ def test_an_unseen_section_adds_up_and_says_what_it_was_made_with(
     np.testing.assert_allclose(totals, observed.X.toarray(), atol=1e-9)
     expected = DemoReader(rows=10, columns=8, seed=4).read(None).sdata.tables["rna"][:, names].X.toarray()
     np.testing.assert_array_equal(observed.X.toarray(), expected)
+    truth = DemoReader(rows=10, columns=8, seed=4).read(None).truth[:, names].X
+    r = within_spot_pearson(enhanced.X.toarray(), to_dense(truth), enhanced.obs["parent"].to_numpy())
+    assert np.mean(r) > 0.2, "what was learnt of one section is worth something on another; the spot divided by K has 0"
     capsys.readouterr()
-    assert soscope("apply", *words, "image.n_components=3") == 1
-    assert "the model knows image features as it was trained with them" in capsys.readouterr().err
+    for spelling in ("image.n_components=3", "++image.n_components=3"):
+        assert soscope("apply", *words, spelling) == 1
+        assert "the model knows image features as it was trained with them" in capsys.readouterr().err
+    assert soscope("apply", words[0]) == 1
+    assert "and data.path of another section" in capsys.readouterr().err
     assert soscope("apply", *words, "data.features=3") == 1
     assert "the features are those of the model" in capsys.readouterr().err
     assert soscope("apply", "data.options.seed=4") == 1

@@ -8,7 +8,7 @@ from typing import Any
 
 from pytorch_lightning.loggers import WandbLogger
 
-from soscope.config import fingerprint, resolved
+from soscope.config import fingerprint, hash_of, resolved
 from soscope.loggers.base import Artifact, Tracker
 
 UPLOADED: dict[str, frozenset[str]] = {
@@ -33,10 +33,11 @@ class WeightsAndBiases(Tracker, WandbLogger):
     def __init__(self, cfg: Any, folder: Path) -> None:
         self.uploaded = UPLOADED[cfg.logger.artifacts]
         self.keeps_artifacts = bool(self.uploaded)
+        self.settings_hash = fingerprint(cfg)
         self.known: dict[str, Any] = {}  # artifacts this process has logged, by name
         super().__init__(
             name=folder.name,
-            id=fingerprint(cfg),
+            id=hash_of([self.settings_hash, str(folder.absolute())]),
             save_dir=folder,
             project=cfg.logger.project,
             entity=cfg.logger.entity,
@@ -62,7 +63,7 @@ class WeightsAndBiases(Tracker, WandbLogger):
         made_from = {source.name: self._known(source).digest for source in made.made_from}
         artifact = _built(made, made.kind in self.uploaded, {"made_from": made_from})
         self.known[made.name] = artifact
-        self.experiment.log_artifact(artifact, aliases=["latest", str(self.experiment.id)])
+        self.experiment.log_artifact(artifact, aliases=["latest", self.settings_hash])
 
     def _use(self, source: Artifact) -> None:
         artifact, run = _built(source, upload=False), self.experiment
