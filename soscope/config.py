@@ -11,8 +11,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import ListConfig, OmegaConf
 
+from soscope.demos import demo_epochs, demo_rate
 from soscope.names import section_name
-from soscope.released.settings import demo_epochs, demo_rate
 from soscope.schema import Config
 
 WITHOUT_EFFECT = ("stages", "traceback", "dry_run", "logger", "run", "enhance", "cluster", "report", "validate")

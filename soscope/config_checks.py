@@ -8,10 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from soscope.cluster.settings import ClusterConfig
 from soscope.config import paths_of, section_names
 from soscope.errors import ConfigError
-from soscope.schema import BENCHMARK_STAGES, STAGES
+from soscope.schema import BENCHMARK_STAGES, STAGES, ClusterConfig
 
 INF = math.inf
 BETWEEN = {

@@ -8,7 +8,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from soscope.channels import PERCENTILES
-from soscope.cluster.settings import ClusterConfig
 from soscope.nn.schedule import Exponential
 
 STAGES = ("prepare", "pretrain", "finetune", "enhance", "cluster", "report")
@@ -116,7 +115,7 @@ class ObjectiveConfig:
     mask_share: float = 0.5
     dropout: float = 0.65
     fixed: Any = None  # settings this objective cannot do without, by full key
-    released: Any = None  # objective=released: a soscope.released.settings.ReleasedDemo per likelihood
+    released: Any = None  # objective=released: a soscope.demos.ReleasedDemo per likelihood
 
 
 @dataclass
@@ -162,6 +161,37 @@ class EnhanceConfig:
 
     posterior: str = "conditional"
     draws: int = 0
+
+
+@dataclass
+class ClusterConfig:
+    """Methods, and what each of them tries; ``methods=[]`` groups none.
+
+    Attributes
+    ----------
+    methods
+        Of `soscope.cluster.methods.METHODS`.
+    n_components
+        Principal components, of z and of enhanced profiles, at most.
+    range
+        Least and largest number of Gaussian components.
+    resolutions
+        Of Leiden.
+    n_neighbours
+        Nearest neighbours of a subspot in Leiden's graph.
+    criterion
+        Of `soscope.cluster.criteria.CRITERIA`: by what a resolution is chosen.
+    fit_on
+        Of more subspots, or spots, as many are drawn and the others follow.
+    """
+
+    methods: list[str] = field(default_factory=lambda: ["gaussian_mixture", "leiden"])
+    n_components: int = 10
+    range: list[int] = field(default_factory=lambda: [1, 15])
+    resolutions: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0])
+    n_neighbours: int = 30
+    criterion: str = "stability"
+    fit_on: int = 20_000
 
 
 @dataclass

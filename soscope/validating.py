@@ -17,14 +17,13 @@ from soscope.benchmark.intervals import coverage_by_factor, find_widening
 from soscope.benchmark.summary import OURS, over_seeds
 from soscope.benchmark.verdicts import KRIGING, advise, in_one_line, judge, read_table, said_of_intervals
 from soscope.benchmarking import BENCHMARK, benches, check_benchmark, collect
-from soscope.cluster.settings import ClusterConfig
 from soscope.errors import ConfigError, DataError
 from soscope.folder import write_text
 from soscope.lattice import Lattice, make_lattice
 from soscope.methods import Bench, TrainedMethod
 from soscope.report.benchmark_page import Scored
 from soscope.run import TRAINING, Plan, Stage, do_stages
-from soscope.schema import BENCHMARK_STAGES, BenchmarkConfig, LoggerConfig
+from soscope.schema import BENCHMARK_STAGES, BenchmarkConfig, ClusterConfig, LoggerConfig
 from soscope.stages import Run, console, divide
 
 log = logging.getLogger("soscope")

@@ -26,11 +26,11 @@ from soscope.cluster.criteria import choose
 from soscope.cluster.methods import COLUMNS, METHODS
 from soscope.cluster.profiles import profile_scores
 from soscope.cluster.section import as_categories, majority
-from soscope.cluster.settings import ClusterConfig
 from soscope.config_checks import check
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder
 from soscope.report.clusters import clusters_of
+from soscope.schema import ClusterConfig
 
 K = 4
 """Subspots of a planted spot."""

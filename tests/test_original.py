@@ -14,10 +14,10 @@ from test_read_released import K, N, write_released
 from soscope import infer, two_step_train
 from soscope.conf_files import composed
 from soscope.config_checks import check
+from soscope.demos import demo_of
 from soscope.errors import ConfigError
 from soscope.original.overrides import _length, settings_of
 from soscope.original.settings import FINETUNE, PRETRAIN, check_pair, read_original_config
-from soscope.released.settings import demo_of
 
 SIZES = {"gene_dim": 3, "sub_node": K, "sub_dim": 5, "z_dim": 16, "head_num": 1}
 JOINT = {"protein_dim": 1, "gene_dim": 2}

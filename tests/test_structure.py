@@ -21,36 +21,28 @@ OUTSIDE = {
     "scanpy",
 }
 ORDER = [
-    *("errors", "channels", "matrices", "checks", "nn", "affine", "lattice", "numbering", "kernels", "kriging"),
-    *("posteriors", "likelihoods", "contract", "read", "prepare", "tools"),
+    *("errors", "arrays", "matrices", "numbering", "names", "cost", "groups", "distances", "rows", "checks"),
     *(
-        "data",
-        "stage_module",
-        "pretrain",
-        "released",
-        "build",
-        "unseen",
-        "enhance",
-        "draws",
-        "cluster",
-        "benchmark",
-        "report",
+        "nn",
+        "split",
+        "sharing",
+        "affine",
+        "channels",
+        "lattice",
+        "kernels",
+        "kriging",
+        "posteriors",
+        "likelihoods",
+        "contract",
     ),
-    *(
-        "loggers",
-        "stages",
-        "artifacts",
-        "run",
-        "methods",
-        "benchmarking",
-        "validating",
-        "doctor",
-        "original",
-        "verbs",
-        "cli",
-    ),
-    *("settings", "convert", "kinds", "made", "pp", "fitted", "tl", "pl"),
+    *("demos", "schema", "config", "conf_files", "folder", "provenance", "model_file", "loggers"),
+    *("read", "prepare", "tools"),
+    *("data", "simulate", "simulated_folders", "stage_module", "pretrain", "finetune", "training", "released", "build"),
+    *("unseen", "enhance", "draws", "result", "cluster", "benchmark", "report", "config_checks"),
+    *("stages", "artifacts", "dry_run", "run", "methods", "benchmarking", "validating", "doctor", "original"),
+    *("settings", "convert", "kinds", "made", "pp", "fitted", "tl", "pl", "verbs", "cli"),
 ]
+"""From what imports nothing of the others to what imports everything; ``soscope.X`` is in it once, whether module or package."""
 
 
 def imports(file: Path) -> set[str]:
@@ -73,8 +65,9 @@ def test_inner_parts_import_no_framework_and_no_file_format() -> None:
 def test_no_module_imports_a_later_stage() -> None:
     for file in ROOT.rglob("*.py"):
         own = file.relative_to(ROOT).parts[0].removesuffix(".py")
-        if own not in ORDER:
+        if own.startswith("__"):
             continue
+        assert own in ORDER, f"{file} has no place in the order of imports"
         later = set(ORDER[ORDER.index(own) + 1 :])
         used = {name.split(".")[1] for name in imports(file) if name.startswith("soscope.")}
         assert not used & later, f"{file} imports {used & later}"

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import sparse
 from sklearn.decomposition import PCA
 
-from soscope.cluster.settings import ClusterConfig
+from soscope.schema import ClusterConfig
 
 UNKNOWN = -1
 """Label of subspots that nothing is known of."""

@@ -14,7 +14,7 @@ from sklearn.neighbors import kneighbors_graph
 from soscope.cluster.base import UNKNOWN, ClusterMethod, Found, NoClustersError, Source, drawn, numbered_by_size
 from soscope.cluster.criteria import CRITERIA, Trial, choose
 from soscope.cluster.profiles import profile_scores
-from soscope.cluster.settings import ClusterConfig
+from soscope.schema import ClusterConfig
 
 VOTERS = 5
 """Nearest subspots whose majority the others follow."""

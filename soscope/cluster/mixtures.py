@@ -12,7 +12,7 @@ from sklearn.mixture import GaussianMixture
 
 from soscope.cluster.base import UNKNOWN, ClusterMethod, Found, NoClustersError, Source, drawn, numbered_by_size
 from soscope.cluster.base import principal_axes as axes_of
-from soscope.cluster.settings import ClusterConfig
+from soscope.schema import ClusterConfig
 
 RESTARTS = 3
 LEAST_VARIANCE = 1e-3

@@ -18,9 +18,9 @@ from soscope import contract
 from soscope.cluster.base import UNKNOWN, Found, NoClustersError, Progress, Source, StoredProfiles
 from soscope.cluster.columns import put_columns_in_h5ad, put_columns_in_zarr
 from soscope.cluster.methods import COLUMNS, METHODS
-from soscope.cluster.settings import ClusterConfig
 from soscope.data.section import Section, interpolation_matrix
 from soscope.errors import DataError
+from soscope.schema import ClusterConfig
 
 log = logging.getLogger("soscope")
 TABLE = [

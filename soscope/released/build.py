@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from soscope.data.module import SectionsDataModule
+from soscope.demos import demo_of
 from soscope.errors import ConfigError
 from soscope.nn.schedule import Exponential
 from soscope.released.likelihoods import ReleasedLikelihood, make_released
 from soscope.released.networks import ReleasedEncoder, ReleasedSpotDecoder, ReleasedSubspotDecoder
-from soscope.released.settings import demo_of
 from soscope.released.stages import OPTIMIZERS, ReleasedSettings, ReleasedSVAE, ReleasedVGAE
 
 S_RANGE = 100.0

@@ -25,7 +25,7 @@ OPTIMIZERS: dict[str, Any] = {"adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 @dataclass
 class ReleasedSettings(TrainingSettings):
-    """Numbers of a stage; ``scale``, ``scales``, ``gamma`` and ``optimizer`` as in `soscope.released.settings.ReleasedStage`."""
+    """Numbers of a stage; ``scale``, ``scales``, ``gamma`` and ``optimizer`` as in `soscope.demos.ReleasedStage`."""
 
     scale: float = 1.0
     scales: dict[str, float] = field(default_factory=dict)
