@@ -96,11 +96,6 @@ def enhance(
 def fit(
     data: Any,
     model: Any = "nb",
-    platform: str | None = None,
-    image: str | None = None,
-    features: Any = None,
-    subspots: int | None = None,
-    seed: int | None = None,
     run_dir: str | Path | None = None,
     name: str = "section",
     layer: str | None = None,
@@ -109,17 +104,9 @@ def fit(
 ) -> FittedModel:
     """Train a model and return it; it enhances its sections (`FittedModel.enhance`) and can be saved (`FittedModel.save`).
 
-    Parameters and errors are those of `enhance`.
+    Parameters and errors are those of `enhance`, whose other parameters are ``settings`` here.
     """
-    given = {
-        "model": model,
-        "platform": platform,
-        "image": image,
-        "features": features,
-        "subspots": subspots,
-        "seed": seed,
-    }
-    return _run(data, {**given, "progress": progress, **settings}, run_dir, name, layer, list(TRAINED))
+    return _run(data, {"model": model, "progress": progress, **settings}, run_dir, name, layer, list(TRAINED))
 
 
 def apply(

@@ -82,6 +82,22 @@ def test_the_script_on_more_data_scores_every_feature_of_every_training(data: Pa
     assert table[["pearson", "within_spot_r", "coverage90"]].notna().all(axis=None)
 
 
+@pytest.mark.real
+def test_the_script_on_unseen_sections_scores_the_same_features_of_each_model(data: Path, tmp_path: Path) -> None:
+    sections = ",".join(str(data / "st_her2_breast" / name) for name in ("C2", "C3"))
+    words = ["data=st", f"data.path=[{sections}]", "platform=st", "image=color", "data.features=12", *SHORT]
+    command = [sys.executable, str(ROOT / "scripts" / "unseen_sections.py"), str(tmp_path / "out"), *words]
+    settings = ["benchmark.seeds=[0]", f"image.cache={tmp_path}"]
+    done = subprocess.run([*command, *settings], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    table = pd.read_csv(tmp_path / "out" / "unseen.csv")
+    assert set(table["model_of"]) == {"others", "itself", "copy_down"}
+    for _, part in table.groupby("section"):
+        names = [set(p["feature"]) for _, p in part.groupby("model_of")]
+        assert names[0] == names[1] == names[2]
+        assert len(names[0]) == 12
+
+
 def test_two_processes_share_two_sections(tmp_path: Path) -> None:
     """Lightning's DDP on the CPU: each process trains on its own section, one writes the results."""
     paths = ",".join(str(write_folder(tmp_path / name)) for name in ("left", "right"))
