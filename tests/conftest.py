@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,3 +120,17 @@ def log(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> py
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def fitted(trained: Path) -> Any:
+    """The tiny run that all tests share, as a model."""
+    import soscope
+
+    return soscope.load(trained)
+
+
+@pytest.fixture(scope="module")
+def enhanced(fitted: Any) -> Any:
+    """Its section, enhanced, in memory."""
+    return fitted.enhance(progress=False)
