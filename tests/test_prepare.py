@@ -223,3 +223,13 @@ def test_another_format_version_is_refused(compose: Callable, cache: Path) -> No
     raw.attrs["soscope"]["format_version"] = 99
     with pytest.raises(DataError, match="data format 99"):
         prepare_sections(compose(f"image.cache={cache}"), [raw])
+
+
+def test_a_feature_that_is_the_same_everywhere_has_no_morans_i_and_no_warning(recwarn: pytest.WarningsRecorder) -> None:
+    raw = DemoReader(rows=6, columns=5, n_features=4).read(None).sdata.tables["rna"]
+    raw.X = raw.X.toarray()
+    raw.X[:, 1] = 3
+    xy = np.asarray(raw.obs[["array_col", "array_row"]], dtype=float) * [0.5, np.sqrt(0.75)]
+    chosen = choose_features("all", [raw], [xy], 1.1, "rna")
+    assert chosen["morans_i"].iloc[1] == 0
+    assert not [w for w in recwarn if "constant" in str(w.message)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,9 @@ def _morans_i(x: Any, xy: np.ndarray, radius: float, counted: bool) -> np.ndarra
     graph = sparse.csr_matrix((1.0 / degree[edges[0]], (edges[0], edges[1])), shape=(len(xy), len(xy)))
     values = sparse.csr_matrix(x).astype(np.float64)
     values = (values.log1p() if counted else values).T.tocsr()
-    return np.nan_to_num(np.asarray(sc.metrics.morans_i(graph, values)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*variables were constant")  # they get 0 below
+        return np.nan_to_num(np.asarray(sc.metrics.morans_i(graph, values)))
 
 
 def _column_sums(x: Any) -> np.ndarray:
