@@ -60,7 +60,7 @@ def pool(counts: Matrix, xy: np.ndarray, cells: np.ndarray, pitch: float, most: 
     """
     if len(xy) <= most:
         return Pool(counts, xy, pitch)
-    side = math.isqrt(len(xy) // most)
+    side = math.isqrt((len(xy) - 1) // most)
     while True:
         side += 1
         block, members = _blocks(cells, side)
