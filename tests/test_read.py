@@ -191,7 +191,7 @@ def test_the_only_matrix_with_a_prefix_is_taken(tmp_path: Path) -> None:
     matrix = folder / "filtered_feature_bc_matrix.h5"
     named = matrix.rename(folder / f"V1_Mouse_Brain_{matrix.name}")
     assert VisiumReader().inputs(folder)[0] == named
-    assert VisiumReader().read(folder).sdata.tables["rna"].n_obs == write_demo().n_obs
+    assert VisiumReader().read(folder).sdata.tables["rna"].n_obs == demo_table().n_obs
     (folder / f"Other_{matrix.name}").write_bytes(named.read_bytes())
     with pytest.raises(
         DataError, match=r"2 with a prefix: Other_filtered.*V1_Mouse.*Name one with data.options.counts"
@@ -200,7 +200,7 @@ def test_the_only_matrix_with_a_prefix_is_taken(tmp_path: Path) -> None:
     assert VisiumReader(counts_file=named.name).inputs(folder)[0] == named
 
 
-def write_demo() -> AnnData:
+def demo_table() -> AnnData:
     return DemoReader(rows=10, columns=8, n_features=40).read(None).sdata.tables["rna"]
 
 

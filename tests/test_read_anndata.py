@@ -103,6 +103,8 @@ def test_cellxgene_keeps_a_flag_beside_libraries_and_the_full_image(file: Path, 
     np.testing.assert_allclose(read.tables["rna"].obsm["spatial"], raw.tables["rna"].obsm["spatial"] / HIRES)
     alone = AnnDataReader().read(change(file, lambda t: t.uns.__setitem__("spatial", {"is_single": True}))).sdata
     assert contract.image_of(alone) is None
+    listed = AnnDataReader().read(change(file, lambda t: t.uns.__setitem__("spatial", np.zeros((2, 2))))).sdata
+    assert contract.image_of(listed) is None
     with pytest.raises(ConfigError, match="no data.options.library=is_single.*Choose from: none"):
         AnnDataReader(library="is_single").read(file)
 

@@ -120,8 +120,9 @@ class AnnDataReader(Reader, name="anndata"):
 
     def _library(self, table: AnnData, where: str) -> Mapping[str, Any]:
         """Return the entry of ``uns['spatial']`` that is named, or the only one; an empty one where none is needed."""
-        entries = table.uns.get("spatial") or {}
-        libraries = {name: entry for name, entry in entries.items() if isinstance(entry, Mapping)}  # others are flags
+        entries = table.uns.get("spatial")
+        held = entries.items() if isinstance(entries, Mapping) else ()
+        libraries = {name: entry for name, entry in held if isinstance(entry, Mapping)}  # others are flags
         if self.library is not None and self.library not in libraries:
             raise ConfigError(
                 f"{where}: no data.options.library={self.library} in uns['spatial']. Choose from: "

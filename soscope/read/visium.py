@@ -33,7 +33,7 @@ POSITIONS = ("spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv"
 SCALES = "spatial/scalefactors_json.json"
 NEEDED = ("spot_diameter_fullres", "tissue_hires_scalef", "tissue_lowres_scalef")
 COLUMNS = ["in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
-PIXELS = COLUMNS[:2:-1]
+PIXELS = ["pxl_col_in_fullres", "pxl_row_in_fullres"]
 WHAT = "a Space Ranger 'outs' folder"
 IMAGES = {"hires": "spatial/tissue_hires_image.png", "lowres": "spatial/tissue_lowres_image.png"}
 
