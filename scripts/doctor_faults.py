@@ -104,7 +104,7 @@ def row(planted: str, cfg: Any, name: str, section: Section) -> str:
     found = contract.new_section(name, np.ascontiguousarray(image), spots, xy, 1.0, {"rna": table})
     examined = Examined(cfg, RawSection(found))
     serious = [f.about for c in CHECKS for f in c(examined) if f.severity == Severity.SERIOUS]
-    blank = (examined.maps.features(xy)[:, 3] < of_image.BLANK_SD).mean()
+    blank = (examined.maps.texture(xy) < of_image.BLANK_SD).mean()
     given = examined.judge.given
     better = examined.judge.better()
     if better is not None:

@@ -26,7 +26,7 @@ from soscope.contract import open_section
 from soscope.folder import RunFolder, write_text
 from soscope.matrices import to_dense
 from soscope.read import read_truth
-from soscope.read.table import read_wide
+from soscope.read.wide import read_wide
 
 NO_FEATURES = r"(?i)x|y|.*_x|.*_y|.*area|barcode|cell_id"
 
@@ -41,7 +41,7 @@ def shared(spots: Path, cells: Path) -> list[str]:
 def true_profiles(file: Path, enhanced: anndata.AnnData) -> tuple[list[str], np.ndarray]:
     """Return the features that have a truth, and their true profiles in the order of the subspots."""
     if file.name.endswith(".csv.gz"):
-        own = read_wide(file, None).loc[enhanced.obs_names]
+        own = read_wide(file).loc[enhanced.obs_names]
         features = [f for f in enhanced.var_names if f in own.columns]
         return features, own[features].to_numpy(float)
     features = enhanced.var_names.tolist()

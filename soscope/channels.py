@@ -68,6 +68,10 @@ def composite(image: np.ndarray, names: Sequence[str], shown: Sequence[int] | No
         return np.moveaxis(image, 0, -1)
     parts = [image[i] for i in (range(len(image)) if shown is None else shown)][:3]
     bounds = [limits(part, PERCENTILES) for part in parts]
-    drawn = [stretch(p, low, high if high > low else low + 1) for p, (low, high) in zip(parts, bounds, strict=True)]
+    drawn = [_eight_bit(p, low, high if high > low else low + 1) for p, (low, high) in zip(parts, bounds, strict=True)]
     drawn = drawn * 3 if len(drawn) == 1 else [*drawn, *[np.zeros_like(drawn[0])] * (3 - len(drawn))]
-    return (np.stack(drawn, -1) * 255).round().astype(np.uint8)
+    return np.stack(drawn, -1)
+
+
+def _eight_bit(channel: np.ndarray, low: float, high: float) -> np.ndarray:
+    return (stretch(channel, low, high) * 255).round().astype(np.uint8)

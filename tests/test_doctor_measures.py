@@ -102,4 +102,5 @@ def test_tables_that_carry_nothing_are_looked_at_without_stumbling(spoil: str, c
 
 def test_identical_rows_are_found_and_sparse_ones_left_out() -> None:
     x = np.array([[60, 0, 5], [0, 60, 5], [60, 0, 5], [0, 0, 1], [0, 0, 1], [60, 0, 5]], dtype=np.float32)
-    assert identical_rows(sparse.csr_matrix(x)) == [(0, 2), (0, 5)]
+    assert identical_rows([sparse.csr_matrix(x)]) == [(0, 2), (0, 5)]
+    assert identical_rows([sparse.csr_matrix(x[:4]), sparse.csr_matrix(x[4:])]) == [(0, 2), (0, 5)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from anndata import AnnData
 from PIL import Image
 from space_ranger import write_folder
 
 from soscope import contract
 from soscope.errors import ConfigError, DataError
 from soscope.read import DemoReader, VisiumReader, make_reader
+from soscope.read.base import open_image, page_names
 
 
 @pytest.mark.parametrize("layout", [{}, {"header": True}, {"mtx": True}, {"lowres_only": True}])
@@ -138,14 +141,86 @@ def test_image_smaller_than_the_spots_extent(tmp_path: Path) -> None:
 
 
 def test_duplicated_spots(tmp_path: Path) -> None:
-    folder = write_folder(tmp_path / "s")
+    folder = write_folder(tmp_path / "positions")
     spoil_positions(folder, lambda t: pd.concat([t, t.iloc[:1]]))
-    with pytest.raises(DataError, match="more than one position"):
+    with pytest.raises(DataError, match=r"tissue_positions_list.csv': barcode 'ACGT.*-0' has more than one position"):
         VisiumReader().read(folder)
+    for layout in ({}, {"mtx": True}):
+        folder = write_folder(tmp_path / f"matrix{len(layout)}", **layout)
+        repeat_barcode(folder)
+        with pytest.raises(DataError, match=r"matrix.*': 1 spot names occur more than once \(first: 'ACGT.*-0'\)"):
+            VisiumReader().read(folder)
+
+
+def repeat_barcode(folder: Path) -> None:
+    """Name the second spot of the matrix, h5 or mtx, like the first."""
+    if (folder / "filtered_feature_bc_matrix").is_dir():
+        file = folder / "filtered_feature_bc_matrix" / "barcodes.tsv.gz"
+        names = gzip.decompress(file.read_bytes()).decode().split("\n")
+        file.write_bytes(gzip.compress("\n".join([names[0], names[0], *names[2:]]).encode()))
+        return
     with h5py.File(folder / "filtered_feature_bc_matrix.h5", "a") as file:
         file["matrix/barcodes"][1] = file["matrix/barcodes"][0]
-    with pytest.raises(DataError, match="more than once|more than one"):
+
+
+@pytest.mark.parametrize("mode", ["L", "I;16", "RGBA"])
+@pytest.mark.parametrize("given", [False, True])
+def test_grey_and_deep_images_are_read(mode: str, given: bool, tmp_path: Path) -> None:
+    """Whatever colours hires and lowres have, they are no reason to refuse a folder whose slide is named."""
+    folder = write_folder(tmp_path / "s")
+    with Image.open(folder / "spatial" / "tissue_hires_image.png") as hires:
+        grey = np.asarray(hires.convert("L"))
+        slide = hires.resize((hires.width * 2, hires.height * 2))
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)
+    image = deep if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    for name in ("hires", "lowres"):
+        image.save(folder / "spatial" / f"tissue_{name}_image.png")
+    slide.save(tmp_path / "slide.png")
+    raw = VisiumReader(image_file=str(tmp_path / "slide.png") if given else None).read(folder)
+    found = contract.image_of(raw.sdata)
+    if given:
+        np.testing.assert_array_equal(found, np.moveaxis(np.asarray(slide), -1, 0))
+    else:
+        expected = (grey.astype(np.uint16) * 257)[None] if mode == "I;16" else np.repeat(grey[None], 3, 0)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_the_only_matrix_with_a_prefix_is_taken(tmp_path: Path) -> None:
+    """As 10x publishes them: PREFIX_filtered_feature_bc_matrix.h5 beside spatial/."""
+    folder = write_folder(tmp_path / "s")
+    matrix = folder / "filtered_feature_bc_matrix.h5"
+    named = matrix.rename(folder / f"V1_Mouse_Brain_{matrix.name}")
+    assert VisiumReader().inputs(folder)[0] == named
+    assert VisiumReader().read(folder).sdata.tables["rna"].n_obs == demo_table().n_obs
+    (folder / f"Other_{matrix.name}").write_bytes(named.read_bytes())
+    with pytest.raises(
+        DataError, match=r"2 with a prefix: Other_filtered.*V1_Mouse.*Name one with data.options.counts"
+    ):
         VisiumReader().read(folder)
+    assert VisiumReader(counts_file=named.name).inputs(folder)[0] == named
+
+
+def demo_table() -> AnnData:
+    return DemoReader(rows=10, columns=8, n_features=40).read(None).sdata.tables["rna"]
+
+
+def test_positions_that_are_no_table(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s")
+    spoil_positions(folder, lambda t: t.iloc[:, :4])
+    with pytest.raises(DataError, match="cannot be read as positions.*in_tissue, array_row, array_col, pxl_row"):
+        VisiumReader().read(folder)
+
+
+def test_pages_of_another_size_are_no_channels(tmp_path: Path) -> None:
+    """A thumbnail behind the stains of one size is left out, and so are all pages but the first of a pyramid."""
+    pages = [Image.fromarray(np.full((20, 30), 10 * i, dtype=np.uint8)) for i in (1, 2, 3, 4)]
+    small = Image.fromarray(np.zeros((5, 8), dtype=np.uint8))
+    pages[0].save(tmp_path / "stains.tif", save_all=True, append_images=[*pages[1:], small])
+    assert open_image(tmp_path / "stains.tif")[:, 0, 0].tolist() == [10, 20, 30, 40]
+    assert page_names(tmp_path / "stains.tif") == [f"channel_{i}" for i in range(4)]
+    pages[1].save(tmp_path / "pyramid.tif", save_all=True, append_images=[small])
+    assert open_image(tmp_path / "pyramid.tif").tolist() == np.full((3, 20, 30), 20).tolist()
+    assert page_names(tmp_path / "pyramid.tif") is None
 
 
 def test_duplicated_features_by_id_are_refused_and_by_symbol_numbered(tmp_path: Path) -> None:

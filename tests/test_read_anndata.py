@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import shapely
 from anndata import AnnData, concat, read_h5ad
-from spatialdata import SpatialData
+from PIL import Image
+from spatialdata import SpatialData, read_zarr
 from spatialdata.models import Image2DModel, ShapesModel, TableModel
 from spatialdata.transformations import Affine, Identity
 
@@ -87,9 +88,46 @@ def test_features_are_parted_by_type(file: Path) -> None:
     assert {name: table.n_vars for name, table in tables.items()} == {"rna": 8, "protein": 2}
 
 
+def test_cellxgene_keeps_a_flag_beside_libraries_and_the_full_image(file: Path, raw: SpatialData) -> None:
+    """Its schema: ``is_single`` beside the library, and alone for Slide-seq; ``fullres`` is what positions are pixels of."""
+
+    def published(table: AnnData) -> None:
+        table.uns["spatial"]["is_single"] = True
+        pixels = np.moveaxis(contract.image_of(raw), 0, -1)
+        table.uns["spatial"]["lib"]["images"]["fullres"] = np.kron(pixels, np.ones((4, 4, 1), dtype=np.uint8))
+
+    read = AnnDataReader().read(change(file, published)).sdata
+    pixels = contract.image_of(raw)
+    assert contract.facts(read)["image_source"] == "uns['spatial'], fullres"
+    assert contract.image_of(read).shape == (3, 4 * pixels.shape[1], 4 * pixels.shape[2])
+    np.testing.assert_allclose(read.tables["rna"].obsm["spatial"], raw.tables["rna"].obsm["spatial"] / HIRES)
+    alone = AnnDataReader().read(change(file, lambda t: t.uns.__setitem__("spatial", {"is_single": True}))).sdata
+    assert contract.image_of(alone) is None
+    listed = AnnDataReader().read(change(file, lambda t: t.uns.__setitem__("spatial", np.zeros((2, 2))))).sdata
+    assert contract.image_of(listed) is None
+    with pytest.raises(ConfigError, match="no data.options.library=is_single.*Choose from: none"):
+        AnnDataReader(library="is_single").read(file)
+
+
+def test_a_named_slide_needs_no_library(file: Path, raw: SpatialData, tmp_path: Path) -> None:
+    pixels = np.kron(np.moveaxis(contract.image_of(raw), 0, -1), np.ones((4, 4, 1), dtype=np.uint8))
+    Image.fromarray(pixels).save(tmp_path / "slide.png")
+    change(file, lambda t: t.uns["spatial"].update(b={}))
+    read = AnnDataReader(image_file=str(tmp_path / "slide.png")).read(file).sdata
+    np.testing.assert_array_equal(contract.image_of(read), np.moveaxis(pixels, -1, 0))
+
+
+def test_spots_whose_tissue_is_unknown_are_left_out(file: Path, raw: SpatialData) -> None:
+    n = raw.tables["rna"].n_obs
+    change(file, lambda t: t.obs.insert(0, "in_tissue", [np.nan, *[1.0] * (n - 1)]))
+    assert AnnDataReader().read(file).sdata.tables["rna"].n_obs == n - 1
+
+
 @pytest.mark.parametrize(
     ("how", "options", "says"),
     [
+        (lambda t: setattr(t, "X", None), {}, "X is empty. Name the layer that holds the counts, of none"),
+        (lambda t: t.obs.insert(0, "in_tissue", np.nan), {}, "none of the .* has in_tissue = 1"),
         (lambda t: t.obsm.pop("spatial") is None, {}, r"no positions obsm\['spatial'\].*data.options.positions"),
         (lambda t: None, {"layer": "raw"}, "no data.options.layer=raw; layers are: none"),
         (lambda t: None, {"library": "x"}, "no data.options.library=x.*Choose from: lib"),
@@ -149,6 +187,13 @@ def test_zarr_is_brought_into_the_images_pixels(tmp_path: Path, raw: SpatialData
     assert len(SpatialDataReader().inputs(path)) > 1
     cfg = compose("data=spatialdata", f"data.path='{path}'", "platform=visium", "image=none")
     assert len(prepare_sections(cfg, [read.sdata])[0].shapes["subspots"]) == 7 * source.n_obs
+
+
+def test_rows_without_an_instance_are_named(tmp_path: Path, raw: SpatialData) -> None:
+    sdata = read_zarr(write_zarr(tmp_path / "s.zarr", raw))
+    sdata["circles"] = sdata["circles"].drop(index="i3")
+    with pytest.raises(DataError, match=r"section 's': 1 of .* rows annotate no instance of 'circles' \(first: 'i3'"):
+        SpatialDataReader().section(sdata, "s", "section 's'")
 
 
 def test_what_bad_zarr_folders_say(tmp_path: Path, raw: SpatialData) -> None:

@@ -100,7 +100,7 @@ def test_spots_in_one_table_alone_are_left_out(tmp_path: Path, log: pytest.LogCa
     [
         ({"x": "px"}, "no column y; it has barcode, px, py"),
         ({"names": "cell"}, "no column 'cell'"),
-        ({"x": "px", "y": "py"}, "column 'barcode' holds words.*data.options.ignore"),
+        ({"x": "px", "y": "py"}, "columns hold words.*feature 'barcode', 'spot0'.*data.options.ignore"),
         ({"x": "px", "y": "py", "ignore": ["barcode", "cluster", "area"]}, "names 'area', which is no column"),
         ({"counts_file": "nothing.csv"}, "nothing.csv' is missing"),
         ({"counts_file": "he.png"}, "'.png' is not understood. Give a table as .csv, .tsv, .txt"),
@@ -136,7 +136,7 @@ def test_what_wrong_files_say(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=says):
             TableReader(x="px", y="py", **ARRAY).read(tmp_path / f"{i}.csv")
     (tmp_path / "short.csv").write_text("a,b\n1,2,3,4\n")
-    with pytest.raises(DataError, match="2 names in the first line, 4 values"):
+    with pytest.raises(DataError, match="2 names in the first line, 4 columns"):
         TableReader().read(tmp_path / "short.csv")
 
 

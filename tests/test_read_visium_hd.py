@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-from visium_hd_folder import HIRES, MARGIN_PX, SIDE_UM, UM_PER_PX, write_hd
+from visium_hd_folder import HIRES, MARGIN_PX, SIDE_UM, UM_PER_PX, write_hd, write_segmented
 
 from soscope import contract
 from soscope.errors import ConfigError, DataError
@@ -62,6 +62,15 @@ def test_full_resolution_slide(folder: Path, tmp_path: Path) -> None:
     raw = VisiumHdReader(image_file=str(slide)).read(folder)
     assert contract.image_of(raw.sdata).shape == (3, side, side)
     assert raw.sdata.tables["rna"].obsm["spatial"].max() > side / 2
+
+
+def test_segmentations_are_left_out_without_a_word(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Space Ranger 4 writes cells beside the bins."""
+    folder = write_segmented(write_hd(tmp_path / "s", bins=(8,)))
+    raw = VisiumHdReader().read(folder)
+    assert list(raw.sdata.tables) == ["rna"]
+    assert raw.sdata.tables["rna"].n_obs == (SIDE_UM // 8) ** 2 - 1
+    assert capsys.readouterr().out == ""
 
 
 def test_what_bad_folders_say(tmp_path: Path) -> None:

@@ -74,6 +74,20 @@ def test_positions_are_brought_onto_the_aligned_image(folder: Path, spots: str) 
         assert np.abs(away).max() <= 25 / PIXEL_UM / ALIGNED[0, 0]
 
 
+def test_bins_at_the_border_may_have_their_centre_beyond_the_image(tmp_path: Path, compose: Callable) -> None:
+    """Of 410 um the ninth bin of 50 has its centre at 425: the image ends with the tissue, not with the bin."""
+    folder = write_xenium(tmp_path / "s", image=True, side_um=410)
+    transform = np.diag([410 / PIXEL_UM / 840, 410 / PIXEL_UM / 800, 1])
+    np.savetxt(folder / "s_he_imagealignment.csv", transform, delimiter=",")
+    for spots in ("grid", "cells"):
+        raw = XeniumReader(spots=spots, image="he_image").read(folder)
+        beyond = raw.sdata.tables["rna"].obsm["spatial"] > [840, 800]
+        assert beyond.any(0).all()
+    np.savetxt(folder / "s_he_imagealignment.csv", np.diag([0.9, 0.9, 1]) @ transform, delimiter=",")
+    with pytest.raises(DataError, match="spots lie outside it"):
+        XeniumReader(image="he_image").read(folder)
+
+
 def test_what_bad_folders_and_options_say(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="spots=bins is unknown. Choose from: grid, cells"):
         XeniumReader(spots="bins")

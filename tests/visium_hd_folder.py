@@ -65,3 +65,19 @@ def _write_bins(folder: Path, um: int, xy_um: np.ndarray, feature: np.ndarray, n
         "tissue_hires_scalef": HIRES,
     }
     (folder / "spatial" / "scalefactors_json.json").write_text(json.dumps(scales))
+
+
+def write_segmented(folder: Path) -> Path:
+    """Add two segmented cells, as Space Ranger 4 does."""
+    cells, square = folder / "segmented_outputs", np.array([[0, 0], [9, 0], [9, 9], [0, 9], [0, 0]])
+    (cells / "spatial").mkdir(parents=True)
+    scales = next(folder.glob("binned_outputs/*/spatial/scalefactors_json.json"))
+    (cells / "spatial" / "scalefactors_json.json").write_bytes(scales.read_bytes())
+    outlines = [
+        {"properties": {"cell_id": i}, "geometry": {"coordinates": [(square + 20 * i).tolist()]}} for i in (1, 2)
+    ]
+    (cells / "cell_segmentations.geojson").write_text(json.dumps({"features": outlines}))
+    features = pd.DataFrame({"id": ["ENSG0"], "name": ["gene_0"], "type": "Gene Expression"})
+    write_10x_h5(cells, sparse.csr_matrix([[3], [4]]), features, [f"cellid_{i:09d}-1" for i in (1, 2)])
+    (cells / "filtered_feature_bc_matrix.h5").rename(cells / "filtered_feature_cell_matrix.h5")
+    return folder

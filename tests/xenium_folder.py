@@ -22,11 +22,14 @@ ALIGNED = np.array([[2.4, 0.0, -20.0], [0.0, 2.4, -10.0]])
 """From pixels of the H&E image to those of the morphology image, which are smaller."""
 
 
-def write_xenium(folder: Path, image: bool = False) -> Path:
-    """Write cells on a jittered grid with square outlines, transcripts in and between them, and perhaps an aligned H&E image."""
+def write_xenium(folder: Path, image: bool = False, side_um: int = SIDE_UM) -> Path:
+    """Write cells on a jittered grid with square outlines, transcripts in and between them, and perhaps an aligned H&E image.
+
+    The image reaches beyond ``SIDE_UM`` by a few micrometres.
+    """
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True)
-    centre = (np.stack(np.mgrid[: SIDE_UM // STEP_UM, : SIDE_UM // STEP_UM], -1).reshape(-1, 2) + 0.5) * STEP_UM
+    centre = (np.stack(np.mgrid[: side_um // STEP_UM, : side_um // STEP_UM], -1).reshape(-1, 2) + 0.5) * STEP_UM
     centre = centre + rng.uniform(-2, 2, centre.shape)
     number = np.stack([np.arange(len(centre)), np.ones(len(centre))], 1).astype(np.uint32)
     cells = cell_id_str_from_prefix_suffix_uint32(number[:, 0], number[:, 1])
@@ -35,7 +38,7 @@ def write_xenium(folder: Path, image: bool = False) -> Path:
     counts = rng.poisson(1.5, (len(cells), len(GENES) + len(CONTROLS)))
     _write_matrix(folder / "cell_feature_matrix.h5", counts, cells)
     _write_cells(folder, centre, number, cells)
-    _write_transcripts(folder / "transcripts.parquet", rng)
+    _write_transcripts(folder / "transcripts.parquet", rng, side_um)
     if image:
         pixels = rng.integers(0, 255, (800, 840, 3), dtype=np.uint8)
         tifffile.imwrite(folder / "s_he_image.ome.tif", pixels, photometric="rgb", metadata={"axes": "YXS"})
@@ -79,15 +82,15 @@ def _write_cells(folder: Path, centre: np.ndarray, number: np.ndarray, cells: np
     store.close()
 
 
-def _write_transcripts(file: Path, rng: np.random.Generator, n: int = 12_000) -> None:
+def _write_transcripts(file: Path, rng: np.random.Generator, side_um: int, n: int = 12_000) -> None:
     table = pd.DataFrame(
         {
             "transcript_id": np.arange(n, dtype=np.uint64),
             "cell_id": "UNASSIGNED",
             "overlaps_nucleus": np.uint8(0),
             "feature_name": rng.choice([*GENES, *CONTROLS], n),
-            "x_location": rng.uniform(0, SIDE_UM, n).astype(np.float32),
-            "y_location": rng.uniform(0, SIDE_UM, n).astype(np.float32),
+            "x_location": rng.uniform(0, side_um, n).astype(np.float32),
+            "y_location": rng.uniform(0, side_um, n).astype(np.float32),
             "z_location": rng.uniform(10, 20, n).astype(np.float32),
             "qv": rng.uniform(5, 40, n).astype(np.float32),
         }

@@ -12,7 +12,7 @@ from soscope.config import paths_of, section_names
 from soscope.config_checks import check as check_config
 from soscope.doctor import of_counts, of_geometry, of_image, of_machine
 from soscope.doctor.examined import Examined
-from soscope.doctor.findings import CHECKS, Finding, Severity
+from soscope.doctor.findings import CHECKS, Check, Finding, Severity
 from soscope.doctor.overlay import write_overlay
 from soscope.doctor.placements import WITHIN_IMAGE
 from soscope.errors import ConfigError, DataError
@@ -20,8 +20,8 @@ from soscope.likelihoods import make_likelihood
 from soscope.read import make_reader
 from soscope.stages import console
 
-MODULES = (of_geometry, of_counts, of_image, of_machine)
-"""Modules whose checks are made, in the order of their import."""
+MODULES = (of_machine, of_geometry, of_counts, of_image)
+"""Modules whose checks are made, in this order: what is free is measured before the others take some of it."""
 COLOURS = {Severity.SERIOUS: "bold red", Severity.WARNING: "yellow", Severity.NOTE: "dim"}
 
 
@@ -55,6 +55,12 @@ def examine(cfg: Any, folder: Path) -> None:
         )
 
 
+def in_order() -> list[Check]:
+    """Return all checks, those of `MODULES` first."""
+    order = [module.__name__ for module in MODULES]
+    return sorted(CHECKS, key=lambda c: order.index(c.look.__module__) if c.look.__module__ in order else len(order))
+
+
 def look_at(cfg: Any, reader: Any, path: Path | None, overlay: Path) -> list[Finding]:
     """Return all findings of a section, most serious first; one that cannot be read has just that as a finding."""
     with Progress(
@@ -74,7 +80,7 @@ def look_at(cfg: Any, reader: Any, path: Path | None, overlay: Path) -> list[Fin
                 )
             ]
         found: list[Finding] = []
-        for check in CHECKS:
+        for check in in_order():
             bar.update(task, description=check.name)
             found += check(section)
         bar.update(task, description="overlay")

@@ -9,13 +9,17 @@ import numpy as np
 from anndata import AnnData
 
 from soscope import contract
+from soscope.channels import composite
 from soscope.checks import stored_values
 from soscope.distances import typical_distance
 from soscope.doctor.association import Association
 from soscope.doctor.image_maps import ImageMaps
 from soscope.doctor.placements import Judge
+from soscope.doctor.pooling import Pool, lattice_cells, pool
 from soscope.errors import ConfigError, DataError
 from soscope.lattice import make_lattice
+from soscope.prepare.encoders import ENCODERS
+from soscope.prepare.image_features import chosen_channels
 from soscope.prepare.panel import representation_of
 from soscope.prepare.pipeline import check_tables
 from soscope.prepare.placing import Placed, place
@@ -24,7 +28,7 @@ from soscope.read.base import RawSection
 FEWEST_SPOTS = 40
 """Spots below which nothing is said about neighbours, or about image and profiles."""
 LOOKED_AT = 5000
-"""Spots that are compared with the image, those nearest to the middle; more make it slow and no surer."""
+"""Spots that are compared with the image; more are pooled, which is faster and no less sure."""
 
 
 class Examined:
@@ -43,6 +47,8 @@ class Examined:
         Tables the model uses that the section has.
     placed
         The section's geometry, ``None`` where it is refused.
+    image, channels, chosen
+        The image as it was read, the names of its channels, and the numbers of those the config takes.
     refusal
         Why `prepare` would refuse the section; ``None`` when it would not.
     """
@@ -55,12 +61,15 @@ class Examined:
         self.table: AnnData = next(iter(self.tables.values()), raw.sdata.tables[named[0]])
         self.xy_px = np.asarray(self.table.obsm["spatial"], dtype=np.float64)
         self.pitch_px = typical_distance(self.xy_px)
-        self.image = contract.image_of(raw.sdata)
+        self.image, self.channels = contract.image_of(raw.sdata), contract.channels_of(raw.sdata)
+        self.chosen: list[int] | None = None
         self.placed: Placed | None = None
         self.refusal: DataError | ConfigError | None = None
         try:
             self.placed = place(cfg, raw.sdata, make_lattice(cfg.platform.lattice))
             check_tables(cfg, [self.placed])
+            if self.image is not None:
+                self.chosen = chosen_channels(self.channels, cfg.image.channels, f"section '{self.name}'")
         except (DataError, ConfigError) as error:
             self.refusal = error
 
@@ -70,8 +79,8 @@ class Examined:
             "image": (self.image is None, "the section has no image"),
             "lattice": (self.placed is None, "spots cannot be placed on the platform's lattice"),
             "spots": (
-                len(self.middle) < FEWEST_SPOTS or not self.pitch_px > 0,
-                f"{len(self.middle)} spots with values are too few, {FEWEST_SPOTS} are needed",
+                len(self.pool.xy) < FEWEST_SPOTS or not self.pitch_px > 0,
+                f"{len(self.pool.xy)} spots with values are too few, {FEWEST_SPOTS} are needed",
             ),
             "counts": (not self.are_counts, "the model takes real values, or the tables hold others than counts"),
         }
@@ -92,26 +101,46 @@ class Examined:
         return sum((np.asarray(t.X.sum(1)).ravel() for t in self.tables.values()), np.zeros(self.table.n_obs))
 
     @cached_property
-    def middle(self) -> np.ndarray:
-        """Rows of the spots that are compared with their neighbours and the image: finite, and not without a count."""
+    def looks_at_image(self) -> bool:
+        """Whether the config makes features of an image."""
+        image = self.cfg.image
+        return bool(image.color) or ENCODERS[image.encoder].looks_at_image
+
+    @cached_property
+    def pool(self) -> Pool:
+        """What is compared with neighbours and the image: spots, or blocks of them, that are finite and not without a count."""
         finite = np.isfinite(np.asarray(self.table.X.sum(1)).ravel())
-        used = np.flatnonzero(finite & (self.totals > 0) if self.are_counts else finite)
-        away = ((self.xy_px[used] - np.median(self.xy_px, axis=0)) ** 2).sum(1)
-        return used[np.sort(np.argsort(away, kind="stable")[:LOOKED_AT])]
+        rows = slice(None) if finite.all() else np.flatnonzero(finite)
+        found = pool(self.table.X[rows], self.xy_px[rows], self._cells[rows], self.pitch_px, LOOKED_AT)
+        return found.only(np.asarray(found.counts.sum(1)).ravel() > 0) if self.are_counts else found
+
+    @property
+    def _cells(self) -> np.ndarray:
+        """Whole numbers of which one step is one pitch: array coordinates, or positions where there are none."""
+        obs = self.table.obs
+        if self.placed is not None and {"array_row", "array_col"} <= set(obs):
+            row, col = (obs[key].to_numpy().astype(np.int64) for key in ("array_row", "array_col"))
+            return lattice_cells(make_lattice(self.cfg.platform.lattice), row, col)
+        return np.floor(self.xy_px / (self.pitch_px or 1.0)).astype(np.int64)
 
     @cached_property
     def association(self) -> Association:
         """Profiles, ready to be compared with image features."""
-        return Association(self.table.X[self.middle], self.xy_px[self.middle], self.pitch_px)
+        return Association(self.pool.counts, self.pool.xy, self.pool.pitch)
+
+    @cached_property
+    def picture(self) -> np.ndarray:
+        """The image as the report shows it, ``(3, height, width)`` of uint8: in colour, or a composite of the channels chosen."""
+        if self.image is None:
+            raise ValueError("a section without an image has no picture")
+        return np.moveaxis(composite(self.image, self.channels, self.chosen), -1, 0)
 
     @cached_property
     def maps(self) -> ImageMaps:
         """What the image shows around any point."""
-        if self.image is None:
-            raise ValueError("a section without an image has no maps")
-        return ImageMaps(self.image, self.pitch_px)
+        return ImageMaps(self.picture, self.pool.pitch)
 
     @cached_property
     def judge(self) -> Judge:
         """How well the spots' placement fits, and other ones."""
-        return Judge(self.maps, self.association)
+        return Judge(self.maps, self.association, self.xy_px, self.pool.side)

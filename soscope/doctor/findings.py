@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -17,6 +17,11 @@ class Severity(IntEnum):
     SERIOUS = 0
     WARNING = 1
     NOTE = 2
+
+
+SERIOUS, WARNING, NOTE = Severity
+Seen = Iterator[tuple[Severity, str, str]]
+"""What a check yields: severity, what was seen, and what fixes it."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,10 @@ from skimage.filters import threshold_otsu
 
 PX_PER_PITCH = 8
 """Pixels of the maps from one spot to the next, at least where the image has as many."""
-LARGEST_PX = 4000
-"""Pixels of the longer side of the maps, at most."""
+LEAST_PER_PITCH = 4
+"""The same below which texture is lost: as many are kept of an image up to `LARGEST_PX` wide."""
+WIDE_PX, LARGEST_PX = 4000, 8000
+"""Pixels of the longer side of the maps: what is enough, and the most there are, whatever becomes of texture."""
 WIDTHS = (1.0, 2.5)
 """Widths of the windows around a point, in pitches."""
 FLAT = 4.0
@@ -24,7 +26,7 @@ class ImageMaps:
     Parameters
     ----------
     image
-        ``(3, height, width)`` of uint8.
+        A picture in colour, ``(3, height, width)`` of uint8.
     pitch_px
         Pixels from one spot to the next.
 
@@ -34,13 +36,16 @@ class ImageMaps:
         Per width of window: the three colours and the standard deviation of grey, ``(8, rows, columns)``, in grey levels.
     tissue
         Whether a window one pitch wide is tissue, ``(rows, columns)``.
+    window_px
+        Pixels of the maps along a window one pitch wide.
     """
 
     def __init__(self, image: np.ndarray, pitch_px: float) -> None:
         self.size_px = np.array(image.shape[:0:-1], dtype=np.float64)
-        self.shrunk_by = max(1, int(pitch_px / PX_PER_PITCH), math.ceil(max(image.shape[1:]) / LARGEST_PX))
+        self.shrunk_by = shrinking(max(image.shape[1:]), pitch_px)
         self.small = shrink(image, self.shrunk_by)
         width = pitch_px / self.shrunk_by
+        self.window_px = max(1, round(width))
         self.maps = np.concatenate([_window(self.small, round(w * width)) for w in WIDTHS])
         self.tissue = tissue_mask(self.maps[:3].mean(0), self.maps[3])
 
@@ -48,6 +53,11 @@ class ImageMaps:
         """Return the maps' values at points, ``(n, 8)``; beyond the border, those at the border."""
         rows, columns, _ = self._places(xy_px)
         return self.maps[:, rows, columns].T
+
+    def texture(self, xy_px: np.ndarray) -> np.ndarray:
+        """Return the standard deviation of grey in a window one pitch wide, ``(n,)`` in grey levels."""
+        rows, columns, _ = self._places(xy_px)
+        return self.maps[3, rows, columns]
 
     def darkness(self, xy_px: np.ndarray) -> np.ndarray:
         """Return one minus the mean intensity of a window one pitch wide, ``(n,)`` in [0, 1]."""
@@ -64,6 +74,13 @@ class ImageMaps:
         inside = np.asarray(((xy_px >= 0) & (xy_px <= self.size_px)).all(1))
         columns, rows = np.clip(at, 0, last).T
         return rows, columns, inside
+
+
+def shrinking(longer_px: int, pitch_px: float) -> int:
+    """Return how many pixels of an image become one of its maps, along either axis."""
+    without_loss = max(1, int(pitch_px / LEAST_PER_PITCH))
+    by_size = min(math.ceil(longer_px / WIDE_PX), without_loss)
+    return max(1, int(pitch_px / PX_PER_PITCH), by_size, math.ceil(longer_px / LARGEST_PX))
 
 
 def shrink(image: np.ndarray, by: int) -> np.ndarray:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 
 import numpy as np
 from scipy import sparse
 
 from soscope.doctor.examined import Examined
-from soscope.doctor.findings import Severity, check
+from soscope.doctor.findings import NOTE, SERIOUS, WARNING, Seen, check
+from soscope.matrices import Matrix
 
-Seen = Iterator[tuple[Severity, str, str]]
-SERIOUS, WARNING, NOTE = Severity
-MANY_EMPTY = 0.1
+MANY_EMPTY, RARELY_EMPTY = 0.1, 20
+"""Share of spots without a count that is too many, and the median total of the others from which it is no chance."""
 OUTLYING = 5.0
 """Median absolute deviations (scaled to a standard deviation) of log totals from their median."""
 SEEN_ENOUGH = 50
 """Total from which two identical rows or columns of counts are no coincidence."""
+ENTRIES = 2**22
+"""Entries of a table that are looked at together."""
 CEILING, AT_CEILING = 20, 0.2
 """A maximum from which a feature may be clipped, and the share of spots at it that says so."""
 RELATED, SURELY = 0.05, 4.0
@@ -25,10 +28,11 @@ RELATED, SURELY = 0.05, 4.0
 
 @check("empty spots", "counts")
 def empty_spots(section: Examined) -> Seen:
-    """Spots without a single count."""
+    """Spots without a single count; where counts are few anyway, as in bins of 2 um, many are no fault."""
     empty = section.totals == 0
     if empty.any():
-        severity = SERIOUS if empty.mean() >= MANY_EMPTY else WARNING
+        typical = float(np.median(section.totals[~empty])) if not empty.all() else np.inf
+        severity = SERIOUS if empty.mean() >= MANY_EMPTY and typical >= RARELY_EMPTY else WARNING
         seen = f"{empty.sum():,} of {len(empty):,} spots ({empty.mean():.1%}) have no count (first: '{_first(section, empty)}')"
         yield (
             severity,
@@ -56,13 +60,10 @@ def library_outliers(section: Examined) -> Seen:
 def features_without_information(section: Examined) -> Seen:
     """Features that are zero everywhere, or stand at a ceiling in many spots."""
     for modality, table in section.tables.items():
-        columns = sparse.csc_matrix(table.X)
-        largest = columns.max(axis=0).toarray().ravel()
+        largest, at_top = maxima(table.X)
         zero = int((largest == 0).sum())
         if zero:
             yield NOTE, f"{modality}: {zero:,} of {table.n_vars:,} features have no count; they are never chosen", ""
-        column_of = np.repeat(np.arange(table.n_vars), np.diff(columns.indptr))
-        at_top = np.bincount(column_of, columns.data == largest[column_of], minlength=table.n_vars) / table.n_obs
         clipped = (largest >= CEILING) & (at_top >= AT_CEILING)
         if clipped.any():
             first = int(np.flatnonzero(clipped)[0])
@@ -77,11 +78,12 @@ def features_without_information(section: Examined) -> Seen:
 def copies(section: Examined) -> Seen:
     """Spots, or features, with the very same counts."""
     for modality, table in section.tables.items():
-        for kind, matrix, names in (
-            ("spots", sparse.csr_matrix(table.X), table.obs_names),
-            ("features", sparse.csr_matrix(sparse.csc_matrix(table.X).T), table.var_names),
+        matrix = sparse.csr_matrix(table.X)
+        columns = (sparse.csr_matrix(block.T) for _, block in column_blocks(matrix))
+        for kind, same, names in (
+            ("spots", identical_rows([matrix]), table.obs_names),
+            ("features", identical_rows(columns), table.var_names),
         ):
-            same = identical_rows(matrix)
             if same:
                 severity = SERIOUS if kind == "spots" and len(same) > MANY_EMPTY * table.n_obs else WARNING
                 first = f"'{names[same[0][0]]}' and '{names[same[0][1]]}'"
@@ -92,17 +94,45 @@ def copies(section: Examined) -> Seen:
                 )
 
 
-def identical_rows(matrix: sparse.csr_matrix) -> list[tuple[int, int]]:
-    """Return rows that equal an earlier one, with that one; rows with few counts are left out."""
-    matrix.sort_indices()
+def maxima(x: Matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Return the largest count of every feature, and the share of spots that have it, ``(n_features,)`` each."""
+    largest, at_top = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+    for part, block in column_blocks(sparse.csr_matrix(x)):
+        filled = np.diff(block.indptr) > 0
+        top = np.zeros(block.shape[1], dtype=block.dtype)
+        top[filled] = np.maximum.reduceat(block.data, block.indptr[:-1][filled]) if filled.any() else 0
+        largest[part] = np.maximum(top, 0)
+        column = np.repeat(np.arange(block.shape[1]), np.diff(block.indptr))
+        at_top[part] = np.bincount(column, block.data == top[column], minlength=block.shape[1]) / block.shape[0]
+    return largest, at_top
+
+
+def column_blocks(matrix: sparse.csr_matrix) -> Iterator[tuple[slice, sparse.csc_matrix]]:
+    """Go through a matrix by some columns after the other, so that never all of it is held twice."""
+    step = max(1, int(matrix.shape[1] * ENTRIES / max(matrix.nnz, 1)))
+    for start in range(0, matrix.shape[1], step):
+        part = slice(start, min(start + step, matrix.shape[1]))
+        yield part, sparse.csc_matrix(matrix[:, part])
+
+
+def identical_rows(blocks: Iterable[sparse.csr_matrix]) -> list[tuple[int, int]]:
+    """Return rows that equal an earlier one, with that one; rows with few counts are left out.
+
+    Rows of all ``blocks`` are numbered one after the other. They are told apart by hashes of 16 bytes.
+    """
     first: dict[bytes, int] = {}
-    same = []
-    for i in np.flatnonzero(np.asarray(abs(matrix).sum(1)).ravel() >= SEEN_ENOUGH):
-        part = slice(matrix.indptr[i], matrix.indptr[i + 1])
-        key = matrix.indices[part].tobytes() + matrix.data[part].tobytes()
-        if key in first:
-            same.append((first[key], int(i)))
-        first.setdefault(key, int(i))
+    same, before = [], 0
+    for matrix in blocks:
+        matrix.sort_indices()
+        for i in np.flatnonzero(np.asarray(matrix.sum(1)).ravel() >= SEEN_ENOUGH):
+            part = slice(matrix.indptr[i], matrix.indptr[i + 1])
+            key = blake2b(matrix.indices[part], digest_size=16)
+            key.update(matrix.data[part])
+            number = before + int(i)
+            earlier = first.setdefault(key.digest(), number)
+            if earlier != number:
+                same.append((earlier, number))
+        before += matrix.shape[0]
     return same
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,11 @@ from scipy.spatial import cKDTree
 from soscope.affine import fit_affine
 from soscope.conf_files import conf_dir
 from soscope.doctor.examined import Examined
-from soscope.doctor.findings import Severity, check
+from soscope.doctor.findings import NOTE, SERIOUS, WARNING, Seen, check
 from soscope.errors import DataError
 from soscope.lattice import make_lattice
 from soscope.read.visium import IMAGES, SCALES
 
-Seen = Iterator[tuple[Severity, str, str]]
-SERIOUS, WARNING, NOTE = Severity
 SIZES_AGREE = 1.05
 """Ratio of the sizes of the full image that two scale factors may imply."""
 FINEST_UM = 0.2
@@ -76,7 +73,7 @@ def shared_places(section: Examined) -> Seen:
 def scale_factors(section: Examined) -> Seen:
     """Images of one slide at two resolutions, with their scale factors, come from a full image of one size."""
     file = next((Path(f) for f in section.facts.get("files", []) if str(f).endswith(SCALES)), None)
-    if file is None:
+    if file is None or not file.is_file():  # a section that was written elsewhere, or moved
         return
     scales, folder = json.loads(file.read_text()), file.parents[1]
     full = {}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from soscope.doctor.examined import Examined
-from soscope.doctor.findings import Severity, check
+from soscope.doctor.findings import NOTE, SERIOUS, WARNING, Seen, check
 
-Seen = Iterator[tuple[Severity, str, str]]
-SERIOUS, WARNING, NOTE = Severity
 BLANK_SD, MOST, SOME = 2.0, 0.2, 0.05
 """Grey levels of standard deviation below which a window one pitch wide is blank, and shares of spots that matter."""
+LEAST_WINDOW_PX = 3
+"""Pixels of a window's side below which their standard deviation says nothing."""
 LEAST_ON_TISSUE, HARDLY_ON_TISSUE = 0.5, 0.2
 ASSOCIATED, SURELY = 2.5, 3.0
 """Standard deviations above chance below which profiles do not follow the image, and from which there is no doubt."""
@@ -23,14 +21,18 @@ NO_IMAGE = "If there is no other image: image=none, which splits spots by positi
 def image_is_there(section: Examined) -> Seen:
     """An image, where the config encodes one."""
     brings = section.placed is not None and section.placed.given is not None
-    if section.image is None and section.cfg.image.encoder != "none" and not brings:
+    if section.image is None and section.looks_at_image and not brings:
         yield SERIOUS, "the section has no image, and the config encodes one", "image=none"
 
 
 @check("blank patches", "image", "spots")
 def blank_patches(section: Examined) -> Seen:
     """Windows around spots without any texture."""
-    share = float((section.maps.features(section.xy_px)[:, 3] < BLANK_SD).mean())
+    if section.maps.window_px < LEAST_WINDOW_PX:
+        width = f"{section.maps.window_px} px"
+        yield NOTE, f"not looked at: a window one pitch wide is {width}, too few to have texture", ""
+        return
+    share = float((section.maps.texture(section.xy_px) < BLANK_SD).mean())
     if share > SOME:
         severity = SERIOUS if share > MOST else WARNING
         seen = f"the image is blank (standard deviation below {BLANK_SD:g} grey levels) at {share:.0%} of spots"

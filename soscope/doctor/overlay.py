@@ -10,20 +10,26 @@ from matplotlib.figure import Figure
 
 from soscope.doctor.examined import Examined
 
-DRAWN_PX = 1200
+DRAWN_PX, DRAWN_SPOTS = 1200, 200_000
 
 
 def write_overlay(section: Examined, file: Path) -> None:
-    """Draw spots coloured by log total over the image, and beside it the better placement or the darkness at the spots."""
-    totals = np.log1p(np.clip(section.totals, 0, None))
+    """Draw spots coloured by log total over the image, and beside it the better placement or the darkness at the spots.
+
+    Of very many spots a random part is drawn: they would lie upon each other anyway.
+    """
+    spots = np.arange(len(section.xy_px))
+    if len(spots) > DRAWN_SPOTS:
+        spots = np.sort(np.random.default_rng(0).choice(spots, DRAWN_SPOTS, replace=False))
+    xy, totals = section.xy_px[spots], np.log1p(np.clip(section.totals[spots], 0, None))
     better = None if section.lacks("image") or section.lacks("spots") else section.judge.better()
     figure = Figure(figsize=(12, 6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    _draw(left, section, section.xy_px, totals, f"{section.name}: log total, spots as given")
+    _draw(left, section, xy, totals, f"{section.name}: log total, spots as given")
     if better is not None:
-        _draw(right, section, better.placement.move(section.xy_px), totals, f"fits better {better.placement.words}")
+        _draw(right, section, better.placement.move(xy), totals, f"fits better {better.placement.words}")
     elif section.image is not None and section.pitch_px > 0:
-        _draw(right, section, section.xy_px, section.maps.darkness(section.xy_px), "darkness of the image at the spots")
+        _draw(right, section, xy, section.maps.darkness(xy), "darkness of the image at the spots")
     else:
         right.set_axis_off()
     partial = file.with_name(file.name + ".partial")
@@ -35,7 +41,7 @@ def _draw(axes: Axes, section: Examined, xy: np.ndarray, values: np.ndarray, tit
     if section.image is not None:
         height, width = section.image.shape[1:]
         step = max(1, max(height, width) // DRAWN_PX)
-        axes.imshow(np.moveaxis(section.image[:, ::step, ::step], 0, -1), extent=(0, width, height, 0))
+        axes.imshow(np.moveaxis(section.picture[:, ::step, ::step], 0, -1), extent=(0, width, height, 0))
     else:
         axes.invert_yaxis()
     axes.set_aspect("equal")

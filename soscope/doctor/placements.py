@@ -78,17 +78,26 @@ class Judged:
 
 
 class Judge:
-    """Judges placements of one section against what chance gives at the placement it came with."""
+    """Judges placements of one section against what chance gives at the placement it came with.
 
-    def __init__(self, maps: ImageMaps, association: Association) -> None:
+    Parameters
+    ----------
+    maps, association
+        What the image shows, and the profiles of spots or of blocks of them.
+    spots_px
+        Centres of all spots, ``(n_spots, 2)``: orientations within their box turn about its centre.
+    side
+        Spots along a block.
+    """
+
+    def __init__(self, maps: ImageMaps, association: Association, spots_px: np.ndarray, side: int = 1) -> None:
         self.maps, self.association = maps, association
-        xy = association.xy
-        scores = association.chance(maps.features(xy))
+        scores = association.chance(maps.features(association.xy))
         self.chance_mean, self.chance_sd = float(scores.mean()), float(scores.std())
         self.given = self(Placement(AS_GIVEN.words, "", lambda xy: xy))
-        orientations = oriented(maps.size_px, xy.min(0), xy.max(0))
+        orientations = oriented(maps.size_px, spots_px.min(0), spots_px.max(0))
         self.turned = [self(p) for p in orientations]
-        self.others = [self(p) for p in (*shifted(association.pitch), *scaled())]
+        self.others = [self(p) for p in (*shifted(association.pitch, side), *scaled())]
 
     def __call__(self, placement: Placement) -> Judged:
         """Judge one placement."""
@@ -126,11 +135,12 @@ def oriented(size_px: np.ndarray, low: np.ndarray, high: np.ndarray) -> Iterator
         yield Placement(f"{o.words} within their own box", fix, lambda xy, o=o: within_box(xy, o, low, high))  # type: ignore[misc]
 
 
-def shifted(pitch: float) -> Iterator[Placement]:
-    """Go through shifts by whole pitches."""
+def shifted(pitch: float, side: int = 1) -> Iterator[Placement]:
+    """Go through shifts by whole pitches, of blocks ``side`` spots wide where spots are pooled."""
     steps = np.arange(-LARGEST_SHIFT, LARGEST_SHIFT + 1, SHIFT_STEP)
     for x, y in ((x, y) for x in steps for y in steps if x or y):
-        words = f"moved by about {abs(x)} pitches to the {'right' if x > 0 else 'left'} and {abs(y)} {'down' if y > 0 else 'up'}"
+        sideways = f"{abs(x) * side} pitches to the {'right' if x > 0 else 'left'}"
+        words = f"moved by about {sideways} and {abs(y) * side} {'down' if y > 0 else 'up'}"
         fix = "Use the image these positions were measured on; if it is, barcodes and positions are out of step by some rows."
         yield Placement(words, fix, lambda xy, x=x, y=y: xy + [x * pitch, y * pitch])  # type: ignore[misc]
 

@@ -136,14 +136,14 @@ def separator(file: Path) -> str:
     return SEPARATORS[ending]
 
 
-def check_inside(xy_px: np.ndarray, image: np.ndarray | None, where: str) -> None:
-    """Refuse an image that does not reach as far as the spots do."""
+def check_inside(xy_px: np.ndarray, image: np.ndarray | None, where: str, margin_px: float = 0.0) -> None:
+    """Refuse an image that does not reach as far as the spots do; centres may lie ``margin_px`` beyond its border."""
     if not np.isfinite(xy_px).all():
         raise DataError(f"{where}: {int((~np.isfinite(xy_px)).any(1).sum()):,} spots have no position.")
     if image is None:
         return
     height, width = image.shape[1:]
-    outside = (xy_px < 0).any(1) | (xy_px[:, 0] > width) | (xy_px[:, 1] > height)
+    outside = ((xy_px < -margin_px) | (xy_px > np.array([width, height]) + margin_px)).any(1)
     if outside.any():
         raise DataError(
             f"{where}: the image is {width} x {height} px, but {int(outside.sum()):,} of {len(xy_px):,} spots lie outside "
@@ -204,7 +204,8 @@ def open_image(file: Path) -> np.ndarray:
     """
     try:
         with _no_limit(), Image.open(file) as image:
-            pages = [_pixels(page) for page in ImageSequence.Iterator(image) if page.size == image.size]
+            first = image.size  # the iterator turns the pages of this very object
+            pages = [_pixels(page) for page in ImageSequence.Iterator(image) if page.size == first]
     except Exception as error:
         raise DataError(
             f"'{file}' cannot be read as an image ({type(error).__name__}: {error}). It may be truncated: compare its size "
@@ -230,13 +231,12 @@ def page_names(file: Path) -> list[str] | None:
     """Return names for the grey pages of one size in a TIFF file, which are channels; ``None`` for any other image."""
     try:
         with _no_limit(), Image.open(file) as image:
-            number = getattr(image, "n_frames", 1)
-            grey = number > 1 and all(
-                p.size == image.size and len(p.getbands()) == 1 for p in ImageSequence.Iterator(image)
-            )
+            first = image.size
+            bands = [len(page.getbands()) for page in ImageSequence.Iterator(image) if page.size == first]
     except OSError:  # a kind of file that another library opens
         return None
-    return [f"channel_{i}" for i in range(number)] if grey else None
+    grey = len(bands) > 1 and all(number == 1 for number in bands)
+    return [f"channel_{i}" for i in range(len(bands))] if grey else None
 
 
 def _pixels(page: Image.Image) -> np.ndarray:

@@ -24,9 +24,8 @@ from soscope.read.base import (
     existing_file,
     existing_folder,
     open_image,
-    separator,
 )
-from soscope.read.st import read_counts
+from soscope.read.wide import as_counts, read_wide
 
 COUNTS = ("Filtered_matrix.tsv", "*.h5ad")
 UNDER_TISSUE, BARCODES, PLACE = "position.txt", "*barcode_list*", re.compile(r"(\d+)x(\d+)")
@@ -88,7 +87,7 @@ class DbitReader(Reader, name="dbit"):
 
     def _of_matrix(self, files: list[Path]) -> Found:
         """Read a matrix of ``XxY``; channels are as wide as the gaps between them."""
-        table = read_counts(files[0], separator(files[0]))
+        table = as_counts(read_wide(files[0]), files[0], "Give raw counts.")
         check_names(table, f"'{files[0]}'")
         place = places(table, files[0], self.n_channels)
         listed = [f for f in files[1:] if f.name == UNDER_TISSUE]

@@ -31,7 +31,8 @@ from soscope.read.base import (
 from soscope.read.slides import open_slide
 from soscope.read.visium import under_tissue
 
-SIZES = ("hires", "lowres")
+SIZES = ("fullres", "hires", "lowres")
+"""Of images in ``uns['spatial']``, the finest first; positions are pixels of ``fullres``, as CELLxGENE keeps it."""
 
 
 @dataclass
@@ -45,9 +46,9 @@ class AnnDataReader(Reader, name="anndata"):
     positions
         Key of ``obsm``: x and y in pixels of the full-resolution image.
     library
-        Key of ``uns['spatial']``; needed where there are several.
+        Key of ``uns['spatial']``; needed where there are several and no ``image_file``.
     image_file
-        Full-resolution image or slide; the file's own hires image, then its lowres one, is taken without it, if there is any.
+        Full-resolution image or slide; the file's own image of highest resolution is taken without it, if there is any.
     lattice
         ``hex`` or ``square``: find array coordinates from positions, where ``obs`` has no ``array_row``, ``array_col``.
     modality
@@ -118,18 +119,23 @@ class AnnDataReader(Reader, name="anndata"):
         return contract.new_section(name, image, names, xy * scale, radius, parts, **facts)
 
     def _library(self, table: AnnData, where: str) -> Mapping[str, Any]:
-        """Return the entry of ``uns['spatial']`` that is named, or the only one; an empty one without any."""
-        libraries = table.uns.get("spatial") or {}
+        """Return the entry of ``uns['spatial']`` that is named, or the only one; an empty one where none is needed."""
+        entries = table.uns.get("spatial")
+        held = entries.items() if isinstance(entries, Mapping) else ()
+        libraries = {name: entry for name, entry in held if isinstance(entry, Mapping)}  # others are flags
         if self.library is not None and self.library not in libraries:
             raise ConfigError(
-                f"{where}: no data.options.library={self.library} in uns['spatial']. Choose from: {', '.join(libraries)}."
+                f"{where}: no data.options.library={self.library} in uns['spatial']. Choose from: "
+                f"{', '.join(libraries) or 'none'}."
             )
-        if self.library is None and len(libraries) > 1:
+        if self.library is not None:
+            return libraries[self.library]
+        if len(libraries) > 1 and self.image_file is None:
             raise ConfigError(
                 f"{where}: uns['spatial'] has {', '.join(libraries)}. Name one with data.options.library=..., and keep its spots "
                 "alone: one file is one section."
             )
-        return next((libraries[name] for name in libraries if self.library in (None, name)), {})
+        return next(iter(libraries.values())) if len(libraries) == 1 else {}
 
     def _image(self, library: Mapping[str, Any], pitch_px: float, where: str) -> tuple[np.ndarray | None, float, str]:
         """Return the image of highest resolution, its pixels per full-resolution pixel, and where it is from."""
@@ -186,8 +192,9 @@ def counts_of(
 
 
 def image_in(library: Any, size: str, where: str) -> tuple[np.ndarray, float]:
-    """Return an image and its scale factor."""
-    scale = library.get("scalefactors", {}).get(f"tissue_{size}_scalef")
+    """Return an image and its scale factor, 1 of the full-resolution one."""
+    known = {"tissue_fullres_scalef": 1.0, **library.get("scalefactors", {})}
+    scale = known.get(f"tissue_{size}_scalef")
     if scale is None:
         raise DataError(f"{where}: an image, but no scalefactors['tissue_{size}_scalef'] to place spots on it.")
     pixels = np.moveaxis(np.atleast_3d(library["images"][size]), -1, 0)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from anndata import AnnData
-from scipy import sparse
 
 from soscope import contract
 from soscope.distances import typical_distance
@@ -17,7 +14,6 @@ from soscope.errors import DataError
 from soscope.names import section_name
 from soscope.read.array import array_obs
 from soscope.read.base import (
-    SEPARATED,
     RawSection,
     Reader,
     check_inside,
@@ -27,9 +23,11 @@ from soscope.read.base import (
     open_image,
     read_columns,
 )
+from soscope.read.wide import as_counts, in_both, read_wide
 
-log = logging.getLogger("soscope")
 COLUMNS = ("x", "y", "pixel_x", "pixel_y")
+RAW = "Give raw counts."
+NAMED = "The files belong to different sections, or rows are not named XxY."
 WHAT = "a folder with counts.tsv.gz, spots.tsv and he.jpg"
 
 
@@ -69,10 +67,10 @@ class StReader(Reader, name="st"):
         """Read one folder; only selected spots that have counts are kept."""
         files = self.inputs(path)
         section = section_name(existing_folder(path, WHAT))
-        table = read_counts(files[0])
+        table = as_counts(read_wide(files[0]), files[0], RAW)
         check_names(table, f"'{files[0]}'")
         positions = read_positions(files[1])
-        table, positions = _in_both(table, positions, files)
+        table, positions = in_both(table, positions, files[:2], NAMED)
         xy_px = positions[["pixel_x", "pixel_y"]].to_numpy(np.float64)
         image = None if self.image_file is None else open_image(files[2])
         check_inside(xy_px, image, f"section '{section}', '{files[-1].name}'")
@@ -82,35 +80,6 @@ class StReader(Reader, name="st"):
         radius = max(typical_distance(xy_px) / 4, 1.0)  # spots of 100 um, 200 um apart
         names = table.obs_names.tolist()
         return RawSection(contract.new_section(section, image, names, xy_px, radius, {"rna": table}, **facts))
-
-
-def read_counts(file: Path, sep: str = "\t") -> AnnData:
-    """Read a table of spots by features; `DataError` when it is damaged, or holds anything but numbers."""
-    try:
-        header = pd.read_csv(file, sep=sep, header=None, nrows=1, dtype=str).iloc[0]
-        body = pd.read_csv(file, sep=sep, header=None, skiprows=1, index_col=0, low_memory=False)
-    except Exception as error:
-        raise DataError(
-            f"'{file}' cannot be read as a {SEPARATED[sep]}-separated table ({type(error).__name__}: {error}). It is "
-            "damaged, truncated, or another kind of file; name the counts with data.options.counts_file=..."
-        ) from error
-    features = header.iloc[len(header) - body.shape[1] :] if len(header) >= body.shape[1] else header
-    if not len(body) or len(features) != body.shape[1] or len(header) > body.shape[1] + 1:
-        raise DataError(
-            f"'{file}': {len(header):,} names in the first line, {body.shape[1]:,} values in the {len(body):,} rows below. "
-            "Expected a line of feature names, then one row per spot: its name XxY and its counts."
-        )
-    words = [i for i, kind in enumerate(body.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
-    if words:
-        column = body.iloc[:, words[0]]
-        bad = pd.to_numeric(column, errors="coerce").isna()
-        raise DataError(
-            f"'{file}': {len(words):,} of {body.shape[1]:,} columns hold something else than numbers (first: spot "
-            f"'{column.index[bad][0]}', feature '{features.iloc[words[0]]}', '{column[bad].iloc[0]}'). Give raw counts."
-        )
-    counts = sparse.csr_matrix(body.to_numpy(np.float32))
-    obs = pd.DataFrame(index=pd.Index(body.index.astype(str).to_numpy()))
-    return AnnData(X=counts, obs=obs, var=pd.DataFrame(index=pd.Index(features.astype(str).to_numpy())))
 
 
 def read_positions(file: Path) -> pd.DataFrame:
@@ -129,9 +98,6 @@ def read_positions(file: Path) -> pd.DataFrame:
     if "selected" in spots:
         table["selected"] = spots["selected"]
     table.index = pd.Index([f"{x}x{y}" for x, y in zip(table["x"], table["y"], strict=True)])
-    twice = table.index[table.index.duplicated()]
-    if len(twice):
-        raise DataError(f"'{file}': spot '{twice[0]}' has more than one position. Keep one.")
     return _selected(table, file)
 
 
@@ -144,24 +110,3 @@ def _selected(table: pd.DataFrame, file: Path) -> pd.DataFrame:
             f"'{file}': none of {len(table):,} spots has selected = 1. Select those under tissue, or drop the column."
         )
     return kept
-
-
-def _in_both(table: AnnData, positions: pd.DataFrame, files: list[Path]) -> tuple[AnnData, pd.DataFrame]:
-    """Keep spots that have counts and a position, in the order of the counts, and say how many are left out."""
-    known = table.obs_names.isin(positions.index)
-    if not known.any():
-        raise DataError(
-            f"'{files[0]}': none of its {table.n_obs:,} spots lies in '{files[1].name}' (counts start with "
-            f"'{table.obs_names[0]}', positions with '{positions.index[0]}'). The files belong to different sections, or rows "
-            "are not named XxY."
-        )
-    without_counts = len(positions) - int(known.sum())
-    if not known.all() or without_counts:
-        log.info(
-            "%s: left out %d spots with counts but no selected position, %d selected spots without counts",
-            files[0].parent.name,
-            int((~known).sum()),
-            without_counts,
-        )
-    table = table[known].copy()
-    return table, positions.loc[table.obs_names]

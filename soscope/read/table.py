@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import shapely
 from anndata import AnnData
-from scipy import sparse
 from spatialdata import SpatialData
 
 from soscope import contract
@@ -20,13 +18,15 @@ from soscope.distances import typical_distance
 from soscope.errors import ConfigError, DataError
 from soscope.names import section_name
 from soscope.read.array import ARRAY, array_obs
-from soscope.read.base import SEPARATED, RawSection, Reader, check_inside, check_names, existing_file, separator
+from soscope.read.base import RawSection, Reader, check_inside, check_names, existing_file
 from soscope.read.cells import add_cells
 from soscope.read.grid import section_of_cells
 from soscope.read.slides import open_slide
+from soscope.read.wide import as_counts, in_both, read_wide
 
-log = logging.getLogger("soscope")
 UNITS = ("px", "um")
+NO_FEATURE = "Columns that are no features are named by data.options.ignore=[...]."
+NAMED = "Name the column of spot names with data.options.names=..."
 WHAT = "a table of counts (.csv or .tsv, perhaps .gz), or a folder that data.options.counts_file names one in"
 
 
@@ -140,7 +140,7 @@ class TableReader(Reader, name="table"):
         self, sdata: SpatialData, file: Path, image: np.ndarray | None, spots_px: np.ndarray, scale: float
     ) -> None:
         """Make the cells of a table subspots; ``scale`` leads from pixels as they are given to those of ``image``."""
-        cells = read_wide(file, None)
+        cells = read_wide(file)
         self._check_positions(cells, file)
         xy = cells[[self.x, self.y]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
         xy_px = xy * scale / ((self.um_per_px or 1.0) if self.unit == "um" else 1.0)
@@ -161,7 +161,7 @@ class TableReader(Reader, name="table"):
         together = self.positions_file is None
         file = files[0] if together else files[1]
         where = read_wide(file, self.names)
-        counts = where if together else read_wide(files[0], None)
+        counts = where if together else read_wide(files[0])
         self._check_positions(where, file)
         array = [c for c in (self.array_row, self.array_col) if c in where]
         wanted = [self.x, self.y, *array] if len(array) == 2 else [self.x, self.y]
@@ -169,8 +169,8 @@ class TableReader(Reader, name="table"):
         unknown = [c for c in map(str, self.ignore) if c not in counts]
         if unknown:
             raise ConfigError(f"data.options.ignore names '{unknown[0]}', which is no column of '{files[0]}'.")
-        table = as_counts(counts.loc[:, [c not in other for c in counts.columns]], files[0])
-        return _in_both(table, where[wanted], files)
+        table = as_counts(counts.loc[:, [c not in other for c in counts.columns]], files[0], NO_FEATURE)
+        return in_both(table, where[wanted], files[: 1 if together else 2], NAMED)
 
     def _cells(
         self, name: str, image: np.ndarray | None, table: AnnData, xy_px: np.ndarray, px_per_um: float, facts: dict
@@ -181,61 +181,3 @@ class TableReader(Reader, name="table"):
         to_px = Affine(np.eye(2) * px_per_um, np.zeros(2))
         xy_um, width = xy_px / px_per_um, float(self.grid_um or 0)
         return section_of_cells(name, image, cells, xy_um, table, width, to_px, modality=self.modality, **facts)
-
-
-def read_wide(file: Path, names: str | None) -> pd.DataFrame:
-    """Read a table whose rows are named by a column, the first unless it is told; columns of the same name stay as they are.
-
-    Raises
-    ------
-    DataError
-        When it is damaged, lacks that column, or has a first line of another length than the rest.
-    """
-    sep = separator(file)
-    try:
-        header = pd.read_csv(file, sep=sep, header=None, nrows=1, dtype=str, keep_default_na=False).iloc[0].tolist()
-        body = pd.read_csv(file, sep=sep, header=None, skiprows=1, low_memory=False)
-    except Exception as error:
-        raise DataError(
-            f"'{file}' cannot be read as a {SEPARATED[sep]}-separated table ({type(error).__name__}: {error}). It is damaged, "
-            "truncated, or another kind of file."
-        ) from error
-    header = ["", *header] if len(header) == body.shape[1] - 1 else header
-    if len(header) != body.shape[1]:
-        raise DataError(
-            f"'{file}': {len(header):,} names in the first line, {body.shape[1]:,} values in the rows below."
-        )
-    if names is not None and names not in header:
-        raise DataError(f"'{file}': no column '{names}'; it has {', '.join(header[:8])}, ... See data.options.names.")
-    column = 0 if names is None else header.index(names)
-    rows = pd.Index(body.iloc[:, column].astype(str).to_numpy())
-    body.columns = pd.Index(header)
-    return body.iloc[:, [i for i in range(len(header)) if i != column]].set_axis(rows)
-
-
-def as_counts(frame: pd.DataFrame, file: Path) -> AnnData:
-    """Return a table of numbers as AnnData; `DataError` that names the first column of something else."""
-    words = [i for i, kind in enumerate(frame.dtypes) if not pd.api.types.is_numeric_dtype(kind)]
-    if words or not frame.shape[1]:
-        what = f"column '{frame.columns[words[0]]}' holds words" if words else "there is no column of counts"
-        raise DataError(f"'{file}': {what}. Columns that are no features are named by data.options.ignore=[...].")
-    obs, var = pd.DataFrame(index=frame.index), pd.DataFrame(index=frame.columns)
-    return AnnData(X=sparse.csr_matrix(frame.to_numpy(np.float32)), obs=obs, var=var)
-
-
-def _in_both(table: AnnData, position: pd.DataFrame, files: list[Path]) -> tuple[AnnData, pd.DataFrame]:
-    """Keep spots that have counts and a position, in the order of the counts, and say how many are left out."""
-    twice = position.index[position.index.duplicated()]
-    if len(twice):
-        raise DataError(f"'{files[0].parent}': spot '{twice[0]}' has more than one position. Keep one.")
-    known = table.obs_names.isin(position.index)
-    if not known.any():
-        raise DataError(
-            f"'{files[0]}': none of its {table.n_obs:,} spots has a position (counts start with '{table.obs_names[0]}', "
-            f"positions with '{position.index[0]}'). Name the column of spot names with data.options.names=..."
-        )
-    lost = len(position) - int(known.sum())
-    if lost or not known.all():
-        log.info("%s: left out %d spots without a position, %d without counts", files[0].name, (~known).sum(), lost)
-    table = table[known].copy()
-    return table, position.loc[table.obs_names].copy()

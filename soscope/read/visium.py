@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from anndata import AnnData
-from spatialdata import SpatialData
 
 from soscope import contract
 from soscope.distances import typical_distance
@@ -20,11 +18,12 @@ from soscope.names import section_name
 from soscope.read.base import (
     RawSection,
     Reader,
-    as_image,
     check_ids,
     check_inside,
     check_names,
+    existing_folder,
     kept_var,
+    open_image,
     split_modalities,
 )
 from soscope.read.slides import open_slide
@@ -33,17 +32,20 @@ COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix/matrix.mt
 POSITIONS = ("spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
 SCALES = "spatial/scalefactors_json.json"
 NEEDED = ("spot_diameter_fullres", "tissue_hires_scalef", "tissue_lowres_scalef")
+COLUMNS = ["in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
+PIXELS = ["pxl_col_in_fullres", "pxl_row_in_fullres"]
+WHAT = "a Space Ranger 'outs' folder"
 IMAGES = {"hires": "spatial/tissue_hires_image.png", "lowres": "spatial/tissue_lowres_image.png"}
 
 
 @dataclass
 class VisiumReader(Reader, name="visium"):
-    """Read a Space Ranger folder with spatialdata-io.
+    """Read a Space Ranger folder.
 
     Attributes
     ----------
     counts_file
-        Matrix inside the folder; found by itself when it has Space Ranger's name.
+        Matrix inside the folder; found by itself when it has Space Ranger's name, perhaps with a prefix as in 10x's downloads.
     image_file
         Full-resolution image or slide, the one positions are pixels of; the hires image, then the lowres one, is taken
         without it.
@@ -54,29 +56,26 @@ class VisiumReader(Reader, name="visium"):
 
     def inputs(self, path: Path | None) -> list[Path]:
         """List matrix, positions, scale factors and the image used."""
-        folder = self._folder(path)
-        counts = folder / self._counts(folder)
+        folder = existing_folder(path, WHAT)
+        counts = self._counts(folder)
         beside = sorted(counts.parent.glob("*.tsv.gz")) if counts.suffix == ".gz" else []
         image = Path(self.image_file).expanduser() if self.image_file else self._image(folder)[1]
         return [counts, *beside, self._positions(folder), folder / SCALES, image]
 
     def read(self, path: Path | None) -> RawSection:
         """Read one folder; only spots under tissue are kept."""
-        folder = self._folder(path)
+        folder = existing_folder(path, WHAT)
         inputs = self.inputs(folder)
         for file in inputs:
             if not file.is_file():
-                raise DataError(f"'{folder}': '{file}' is missing. Point data.path at a Space Ranger 'outs' folder.")
-        scales = read_scales(folder / SCALES, NEEDED)
-        with contract.quiet():
-            sdata = self._open(folder)
-        table = sdata.tables["table"]
-        section = section_name(folder)
-        check_names(table, f"section '{section}'")
-        check_ids(table, f"'{folder / self._counts(folder)}'")
-        table = under_tissue(table, f"'{self._positions(folder)}'")
-        xy_px = np.asarray(table.obsm["spatial"], dtype=np.float64)
-        image, scale, source = self._pick_image(sdata, folder, scales, typical_distance(xy_px))
+                raise DataError(f"'{folder}': '{file}' is missing. Point data.path at {WHAT}.")
+        scales, section = read_scales(folder / SCALES, NEEDED), section_name(folder)
+        table = read_matrix(inputs[0])
+        check_ids(table, f"'{inputs[0]}'")
+        placed = with_positions(table, self._positions(folder), inputs[0])
+        table = under_tissue(placed, f"'{self._positions(folder)}'")
+        xy_px = table.obs[PIXELS].to_numpy(np.float64)
+        image, scale, source = self._pick_image(folder, scales, typical_distance(xy_px))
         xy_px = xy_px * scale
         check_inside(xy_px, image, f"section '{section}', {source}")
         tables = {name: plain(part) for name, part in split_modalities(table).items()}
@@ -85,19 +84,22 @@ class VisiumReader(Reader, name="visium"):
         names = table.obs_names.tolist()
         return RawSection(contract.new_section(section, image, names, xy_px, radius, tables, **facts))
 
-    def _folder(self, path: Path | None) -> Path:
-        if path is None or not path.is_dir():
-            raise DataError(f"data.path='{path}' is not a folder. Point it at a Space Ranger 'outs' folder.")
-        return path
-
-    def _counts(self, folder: Path) -> str:
+    def _counts(self, folder: Path) -> Path:
+        """Find the matrix: as it is named, as Space Ranger calls it, or the only one with a prefix (10x's downloads)."""
         candidates = (self.counts_file,) if self.counts_file else COUNTS
         for name in candidates:
             if (folder / name).is_file():
-                return name
+                return folder / name
+        prefixed = [] if self.counts_file else sorted(folder.glob(f"*_{COUNTS[0]}"))
+        if len(prefixed) == 1:
+            return prefixed[0]
+        found = (
+            f"{len(prefixed)} with a prefix: {', '.join(f.name for f in prefixed)}. Name one"
+            if prefixed
+            else "name another"
+        )
         raise DataError(
-            f"'{folder}': no count matrix. Looked for {' and '.join(candidates)}; name another with "
-            "data.options.counts_file=..."
+            f"'{folder}': no count matrix. Looked for {' and '.join(candidates)}; {found} with data.options.counts_file=..."
         )
 
     def _positions(self, folder: Path) -> Path:
@@ -112,60 +114,72 @@ class VisiumReader(Reader, name="visium"):
                 return kind, folder / name
         raise DataError(f"'{folder}': no image. Looked for {' and '.join(IMAGES.values())}.")
 
-    def _open(self, folder: Path) -> SpatialData:
-        import spatialdata_io
-
-        counts = self._counts(folder)
-        self._check_barcodes(folder, counts)
-        try:
-            return spatialdata_io.visium(folder, dataset_id="section", counts_file=counts, gex_only=False)
-        except Exception as error:
-            raise DataError(
-                f"'{folder}' cannot be read ({type(error).__name__}: {error}). A file may be truncated: compare sizes with "
-                f"the original of '{counts}', the positions and the images under spatial/."
-            ) from error
-
-    def _check_barcodes(self, folder: Path, counts: str) -> None:
-        """Compare barcodes of the matrix and of the positions before either is used."""
-        file = self._positions(folder)
-        try:
-            known = pd.read_csv(file, header=None, usecols=[0], dtype=str)[0]
-            found = _barcodes(folder / counts)
-        except Exception as error:
-            raise DataError(
-                f"'{folder}': barcodes of '{counts}' or '{file.name}' cannot be read ({type(error).__name__}: {error}). "
-                "The file is damaged or truncated; copy it again."
-            ) from error
-        lost = found[~found.isin(known)]
-        if len(lost):
-            raise DataError(
-                f"'{folder}': {len(lost):,} of {len(found):,} barcodes of '{counts}' have no position in '{file.name}' "
-                f"(first: '{lost.iloc[0]}'; positions start with '{known.iloc[0]}'). Matrix and positions come from "
-                "different sections or barcode suffixes."
-            )
-        twice = known[known.duplicated()]
-        if len(twice):
-            raise DataError(f"'{file}': barcode '{twice.iloc[0]}' has more than one position.")
-
-    def _pick_image(
-        self, sdata: SpatialData, folder: Path, scales: dict[str, float], pitch_px: float
-    ) -> tuple[np.ndarray | None, float, str]:
+    def _pick_image(self, folder: Path, scales: dict[str, float], pitch_px: float) -> tuple[np.ndarray, float, str]:
         """Return the image of highest resolution, its pixels per full-resolution pixel, and its file."""
         if self.image_file:
             return *open_slide(Path(self.image_file).expanduser(), pitch_px), str(self.image_file)
         kind, file = self._image(folder)
-        image = np.asarray(sdata.images[f"section_{kind}_image"].data)
-        return as_image(image, f"'{file}'"), scales[f"tissue_{kind}_scalef"], file.name
+        return open_image(file), scales[f"tissue_{kind}_scalef"], file.name
 
 
-def _barcodes(counts: Path) -> pd.Series:
-    if counts.suffix == ".h5":
-        import h5py
+def read_matrix(file: Path) -> AnnData:
+    """Read a 10x matrix, ``.h5`` or ``matrix.mtx.gz`` between its lists, with scanpy; `DataError` when it is damaged.
 
-        with h5py.File(counts) as file:
-            return pd.Series(file["matrix/barcodes"][:]).str.decode("utf-8")
-    with gzip.open(counts.parent / "barcodes.tsv.gz", "rt") as stream:
-        return pd.Series([line.split("\t")[0].strip() for line in stream])
+    Features that share a symbol are numbered; spots are named as the file does, so that one named twice is seen.
+    """
+    import scanpy
+
+    try:
+        with contract.quiet():
+            if file.suffix == ".h5":
+                table = scanpy.read_10x_h5(file, gex_only=False)
+            else:
+                prefix = file.name.removesuffix(COUNTS[1].rpartition("/")[2])
+                table = scanpy.read_10x_mtx(file.parent, gex_only=False, prefix=prefix)
+            table.var_names_make_unique()
+    except Exception as error:
+        raise DataError(
+            f"'{file}' cannot be read as a 10x matrix ({type(error).__name__}: {error}). It, or a list beside it, may be "
+            "truncated: compare sizes with the original's."
+        ) from error
+    return table
+
+
+def with_positions(table: AnnData, file: Path, counts: Path) -> AnnData:
+    """Put ``in_tissue``, array coordinates and full-resolution pixels of every spot into ``obs``.
+
+    Raises
+    ------
+    DataError
+        When the positions are damaged, or a barcode is repeated in either file or has no position.
+    """
+    check_names(table, f"'{counts}'")
+    positions = read_positions(file)
+    lost = table.obs_names[~table.obs_names.isin(positions.index)]
+    if len(lost):
+        raise DataError(
+            f"'{counts}': {len(lost):,} of {table.n_obs:,} barcodes have no position in '{file.name}' (first: '{lost[0]}'; "
+            f"positions start with '{positions.index[0]}'). Matrix and positions come from different sections or barcode "
+            "suffixes."
+        )
+    twice = positions.index[positions.index.duplicated()]
+    if len(twice):
+        raise DataError(f"'{file}': barcode '{twice[0]}' has more than one position.")
+    table.obs = positions.loc[table.obs_names]
+    return table
+
+
+def read_positions(file: Path) -> pd.DataFrame:
+    """Read Space Ranger's positions, with a line of names or without, by barcode; `DataError` for anything else."""
+    try:
+        rows = pd.read_csv(file, header=None, index_col=0, dtype=str)
+        rows = rows.iloc[1:] if "in_tissue" in rows.iloc[0].tolist() else rows
+        return rows.set_axis(COLUMNS, axis=1).apply(pd.to_numeric)
+    except Exception as error:
+        raise DataError(
+            f"'{file}' cannot be read as positions ({type(error).__name__}: {error}). Expected a barcode and "
+            f"{', '.join(COLUMNS)}, separated by commas. The file is damaged or truncated; copy it again."
+        ) from error
 
 
 def read_scales(file: Path, needed: Sequence[str]) -> dict[str, float]:

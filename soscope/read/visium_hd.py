@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +104,10 @@ class VisiumHdReader(Reader, name="visium_hd"):
         import spatialdata_io
 
         try:
-            return spatialdata_io.visium_hd(
-                folder, bin_size=self.bin_um, bins_as_squares=False, load_segmentations_only=False, gex_only=False
-            )
+            with redirect_stdout(io.StringIO()):  # it prints when a folder has segmentations, which are not used
+                return spatialdata_io.visium_hd(
+                    folder, bin_size=self.bin_um, bins_as_squares=False, load_segmentations_only=False, gex_only=False
+                )
         except Exception as error:
             raise DataError(
                 f"'{folder}' cannot be read ({type(error).__name__}: {error}). A file may be truncated, or matrix, positions "

@@ -81,7 +81,8 @@ class XeniumReader(Reader, name="xenium"):
         facts = {"reader": "xenium", "image_source": self.image or "none", "files": [str(f) for f in files]}
         raw = layout.make(self, section_name(folder), sdata, image, to_px, facts)
         xy_px = np.asarray(raw.sdata.tables["rna"].obsm["spatial"])
-        check_inside(xy_px, image, f"section '{raw.name}', image '{self.image}'")
+        half = self.grid_um / 2 * to_px.pitch_px  # bins at the border are cut off, and their centres may lie beyond it
+        check_inside(xy_px, image, f"section '{raw.name}', image '{self.image}'", half)
         return raw
 
     def _open(self, folder: Path) -> SpatialData:

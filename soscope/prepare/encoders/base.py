@@ -31,9 +31,12 @@ class ImageEncoder(ABC):
         Columns from patches of three channels.
     input_px
         Width in pixels of the patches it wants, taken where ``image.input_px`` is null.
+    looks_at_image
+        Whether it makes its features of the section's image.
     """
 
     name: ClassVar[str]
+    looks_at_image: ClassVar[bool] = True
     n_features = 0
     input_px = 96
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +30,7 @@ class Precomputed(ImageEncoder, name="precomputed"):
         the order of ``data.path``, or one name with ``{section}`` in it.
     """
 
+    looks_at_image: ClassVar[bool] = False
     features: str | list[str]
 
     def __call__(self, patches: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ class Color(ImageEncoder, name="color"):
 
 class NoImage(ImageEncoder, name="none"):
     """No image features at all: subspots differ by position alone."""
+
+    looks_at_image: ClassVar[bool] = False
 
     def __call__(self, patches: Tensor) -> Tensor:
         """Return no columns."""
