@@ -143,12 +143,12 @@ def test_image_smaller_than_the_spots_extent(tmp_path: Path) -> None:
 def test_duplicated_spots(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "positions")
     spoil_positions(folder, lambda t: pd.concat([t, t.iloc[:1]]))
-    with pytest.raises(DataError, match=r"tissue_positions_list.csv': barcode 'ACGT.*-0' has more than one position"):
+    with pytest.raises(DataError, match=r"tissue_positions_list.csv': 1 barcodes occur more than once"):
         VisiumReader().read(folder)
     for layout in ({}, {"mtx": True}):
         folder = write_folder(tmp_path / f"matrix{len(layout)}", **layout)
         repeat_barcode(folder)
-        with pytest.raises(DataError, match=r"matrix.*': 1 spot names occur more than once \(first: 'ACGT.*-0'\)"):
+        with pytest.raises(DataError, match=r"matrix.*': 1 barcodes occur more than once \(first: 'ACGT.*-0'\)"):
             VisiumReader().read(folder)
 
 

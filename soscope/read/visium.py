@@ -27,20 +27,19 @@ from soscope.read.base import (
     split_modalities,
 )
 from soscope.read.slides import open_slide
+from soscope.read.space_ranger import MATRIX, read_table
 
-COUNTS = ("filtered_feature_bc_matrix.h5", "filtered_feature_bc_matrix/matrix.mtx.gz")
+COUNTS = (f"{MATRIX}.h5", f"{MATRIX}/matrix.mtx.gz")
 POSITIONS = ("spatial/tissue_positions.csv", "spatial/tissue_positions_list.csv")
 SCALES = "spatial/scalefactors_json.json"
 NEEDED = ("spot_diameter_fullres", "tissue_hires_scalef", "tissue_lowres_scalef")
-COLUMNS = ["in_tissue", "array_row", "array_col", "pxl_row_in_fullres", "pxl_col_in_fullres"]
-PIXELS = ["pxl_col_in_fullres", "pxl_row_in_fullres"]
 WHAT = "a Space Ranger 'outs' folder"
 IMAGES = {"hires": "spatial/tissue_hires_image.png", "lowres": "spatial/tissue_lowres_image.png"}
 
 
 @dataclass
 class VisiumReader(Reader, name="visium"):
-    """Read a Space Ranger folder.
+    """Read a Space Ranger folder: counts and positions with spatialdata-io, images as other readers do.
 
     Attributes
     ----------
@@ -70,11 +69,11 @@ class VisiumReader(Reader, name="visium"):
             if not file.is_file():
                 raise DataError(f"'{folder}': '{file}' is missing. Point data.path at {WHAT}.")
         scales, section = read_scales(folder / SCALES, NEEDED), section_name(folder)
-        table = read_matrix(inputs[0])
+        table = read_table(inputs[0], self._positions(folder), folder / SCALES)
+        check_names(table, f"section '{section}'")
         check_ids(table, f"'{inputs[0]}'")
-        placed = with_positions(table, self._positions(folder), inputs[0])
-        table = under_tissue(placed, f"'{self._positions(folder)}'")
-        xy_px = table.obs[PIXELS].to_numpy(np.float64)
+        table = under_tissue(table, f"'{self._positions(folder)}'")
+        xy_px = np.asarray(table.obsm["spatial"], dtype=np.float64)
         image, scale, source = self._pick_image(folder, scales, typical_distance(xy_px))
         xy_px = xy_px * scale
         check_inside(xy_px, image, f"section '{section}', {source}")
@@ -120,66 +119,6 @@ class VisiumReader(Reader, name="visium"):
             return *open_slide(Path(self.image_file).expanduser(), pitch_px), str(self.image_file)
         kind, file = self._image(folder)
         return open_image(file), scales[f"tissue_{kind}_scalef"], file.name
-
-
-def read_matrix(file: Path) -> AnnData:
-    """Read a 10x matrix, ``.h5`` or ``matrix.mtx.gz`` between its lists, with scanpy; `DataError` when it is damaged.
-
-    Features that share a symbol are numbered; spots are named as the file does, so that one named twice is seen.
-    """
-    import scanpy
-
-    try:
-        with contract.quiet():
-            if file.suffix == ".h5":
-                table = scanpy.read_10x_h5(file, gex_only=False)
-            else:
-                prefix = file.name.removesuffix(COUNTS[1].rpartition("/")[2])
-                table = scanpy.read_10x_mtx(file.parent, gex_only=False, prefix=prefix)
-            table.var_names_make_unique()
-    except Exception as error:
-        raise DataError(
-            f"'{file}' cannot be read as a 10x matrix ({type(error).__name__}: {error}). It, or a list beside it, may be "
-            "truncated: compare sizes with the original's."
-        ) from error
-    return table
-
-
-def with_positions(table: AnnData, file: Path, counts: Path) -> AnnData:
-    """Put ``in_tissue``, array coordinates and full-resolution pixels of every spot into ``obs``.
-
-    Raises
-    ------
-    DataError
-        When the positions are damaged, or a barcode is repeated in either file or has no position.
-    """
-    check_names(table, f"'{counts}'")
-    positions = read_positions(file)
-    lost = table.obs_names[~table.obs_names.isin(positions.index)]
-    if len(lost):
-        raise DataError(
-            f"'{counts}': {len(lost):,} of {table.n_obs:,} barcodes have no position in '{file.name}' (first: '{lost[0]}'; "
-            f"positions start with '{positions.index[0]}'). Matrix and positions come from different sections or barcode "
-            "suffixes."
-        )
-    twice = positions.index[positions.index.duplicated()]
-    if len(twice):
-        raise DataError(f"'{file}': barcode '{twice[0]}' has more than one position.")
-    table.obs = positions.loc[table.obs_names]
-    return table
-
-
-def read_positions(file: Path) -> pd.DataFrame:
-    """Read Space Ranger's positions, with a line of names or without, by barcode; `DataError` for anything else."""
-    try:
-        rows = pd.read_csv(file, header=None, index_col=0, dtype=str)
-        rows = rows.iloc[1:] if "in_tissue" in rows.iloc[0].tolist() else rows
-        return rows.set_axis(COLUMNS, axis=1).apply(pd.to_numeric)
-    except Exception as error:
-        raise DataError(
-            f"'{file}' cannot be read as positions ({type(error).__name__}: {error}). Expected a barcode and "
-            f"{', '.join(COLUMNS)}, separated by commas. The file is damaged or truncated; copy it again."
-        ) from error
 
 
 def read_scales(file: Path, needed: Sequence[str]) -> dict[str, float]:
