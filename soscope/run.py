@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
@@ -228,3 +229,25 @@ APPLYING = Plan(
     say=_say_where,
 )
 """A trained model for sections it has not seen."""
+
+
+def unseen_config(trained: Any, folder: Path, stages: Sequence[str] = tuple(APPLYING.stages)) -> Any:
+    """Return a trained run's config for sections it has not seen; the caller says in ``data`` which.
+
+    Parameters
+    ----------
+    trained
+        The config it was trained with; it is left as it is.
+    folder
+        Its run folder.
+    stages
+        What to do, of `APPLYING`.
+
+    Notes
+    -----
+    What belongs to the sections it was trained on is reset: nothing is held out, there is no truth, and nothing to validate.
+    """
+    cfg = copy.deepcopy(trained)
+    cfg.run, cfg.stages = str(folder.expanduser().absolute()), list(stages)
+    cfg.data.held_out, cfg.data.truth, cfg.validate = 0.0, None, False
+    return cfg

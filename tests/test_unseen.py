@@ -20,6 +20,7 @@ from soscope.model_file import save_module
 from soscope.prepare.learnt import Learnt
 from soscope.prepare.pipeline import prepare_sections
 from soscope.read import DemoReader
+from soscope.run import unseen_config
 from soscope.unseen import load_unseen
 
 QUICK = ["report.n_features=1", "report.dpi=30", "report.interactive=false"]
@@ -54,6 +55,14 @@ def test_an_unseen_section_adds_up_and_says_what_it_was_made_with(
     assert "the features are those of the model" in capsys.readouterr().err
     assert soscope("apply", "data.options.seed=4") == 1
     assert "needs run=DIR" in capsys.readouterr().err
+
+
+def test_what_belongs_to_the_training_sections_is_reset(compose: Callable, tmp_path: Path) -> None:
+    trained = compose("data.truth=true.csv", "validate=true", "data.held_out=0.2", "stages=[prepare,pretrain,finetune]")
+    cfg = unseen_config(trained, tmp_path)
+    assert (cfg.run, cfg.data.truth, cfg.data.held_out, cfg.validate) == (str(tmp_path), None, 0.0, False)
+    assert list(cfg.stages) == ["prepare", "enhance", "cluster", "report"]
+    assert (trained.run, trained.data.truth, trained.validate) == (None, "true.csv", True)
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ from soscope.original.files import MODEL, Events, Snapshots
 from soscope.original.overrides import OBJECTIVES, PLATFORMS, device_group, settings_of
 from soscope.original.settings import FINETUNE, PRETRAIN, OriginalConfig, check_pair, read_original_config
 from soscope.read import ReleasedReader, make_reader
-from soscope.run import APPLYING, execute
+from soscope.run import APPLYING, execute, unseen_config
 from soscope.schema import Config
 
 CONFIG = "config.yml"
@@ -175,9 +175,9 @@ def infer(
     own: Any = OmegaConf.merge(OmegaConf.structured(Config), cfg)
     plan = None
     if os.path.abspath(data) != os.path.abspath(str(cfg.data.path)):
-        own.run, own.data.path, own.data.held_out = os.path.abspath(folder.path), str(data), 0.0
+        own = unseen_config(own, folder.path)
+        own.data.path = str(data)
         folder, plan = RunFolder(result / "run"), APPLYING
-        own.stages = list(APPLYING.stages)
     (section,) = section_names(own)
     tables = {m: folder.table(section, m) for m in own.model.modalities}
     lost = folder.config_file.is_file() and any(not file.is_file() for file in tables.values())
