@@ -157,7 +157,7 @@ def test_arrays_that_do_not_fit(name: str, change: Callable, says: str, tmp_path
     ("change", "says"),
     [
         (lambda t: t.drop(columns="imagerow"), "no column imagerow"),
-        (lambda t: t.assign(imagecol="left"), "100 rows hold no number .first: row 1"),
+        (lambda t: t.assign(imagecol="left"), "100 of 100 rows hold no number in imagecol, imagerow .first: row 1"),
         (lambda t: t[:N], "25 spots, the positions are 25: expected two or more"),
     ],
 )
