@@ -115,9 +115,7 @@ class Events(Callback):
 
 
 def keep_copy(source: Path, target: Path) -> None:
-    """Copy a file into a folder that is made when it is missing; a file stays where it is its own copy."""
-    if target.is_file() and source.samefile(target):
-        return
+    """Copy a file, which may be the target itself, into a folder that is made when it is missing."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f"{target.name}.partial")
     shutil.copyfile(source, partial)
