@@ -26,8 +26,8 @@ def check_inputs(folder: RunFolder, inputs: dict[str, str]) -> None:
     changed = [Path(f).name for f in inputs if f in before and before[f] != inputs[f]]
     if changed:
         raise RunFolderError(
-            f"'{folder.path}' was made from another version of {', '.join(changed)}. Name a new folder with "
-            "hydra.run.dir=..., or delete this one."
+            f"'{folder.path}' was made from another version of {', '.join(changed)}. Name another folder (on "
+            "the command line with hydra.run.dir=...), or delete this one."
         )
 
 

@@ -30,6 +30,9 @@ from soscope.read.base import hash_files
 from soscope.sharing import is_main_process
 from soscope.stages import Run, console
 
+TRAINED_MODEL = "trained model"
+"""Name of the model that is applied among the inputs of a run."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -113,7 +116,7 @@ def execute(
         make_likelihood(modality.likelihood, 1, **dict(modality.options))
     reader = make_reader(cfg.data.reader, dict(cfg.data.options))
     folder = RunFolder(path)
-    inputs = _input_hashes(reader, cfg) if "prepare" in cfg.stages else {}
+    inputs = (_input_hashes(reader, cfg) if "prepare" in cfg.stages else {}) | _hash_of_model(cfg)
     check_inputs(folder, inputs)
     folder_is_new = not folder.config_file.is_file()
     folder.claim(cfg)
@@ -206,8 +209,13 @@ def _input_hashes(reader: Any, cfg: Any) -> dict[str, str]:
     named = [cfg.image.weights, cfg.data.truth, *(w for w in wanted if isinstance(w, str))]
     features = [] if cfg.image.features is None else feature_files(cfg.image.features, section_names(cfg))
     given = [Path(n).expanduser() for n in named if n]
-    given += [] if cfg.run is None else [RunFolder(Path(cfg.run)).model_file]
     return hash_files([f for f in (*files, *given, *features) if f.is_file()])
+
+
+def _hash_of_model(cfg: Any) -> dict[str, str]:
+    """Return the hash of the trained model that is applied, wherever it lies: another model is another input."""
+    file = None if cfg.run is None else RunFolder(Path(cfg.run).expanduser()).model_file
+    return {TRAINED_MODEL: hash_files([file])[str(file)]} if file and file.is_file() else {}
 
 
 TRAINING = Plan(

@@ -1,37 +1,25 @@
-"""The published program's interface: its YAML files, its folders, `two_step_train` and `infer`."""
+"""The published program's interface: its folders, `two_step_train` and `infer`."""
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import QUICK
+from test_original_settings import JOINT, SIZES, two_files
 from test_read_released import K, N, write_released
 
 from soscope import infer, two_step_train
-from soscope.conf_files import composed
-from soscope.config_checks import check
-from soscope.demos import demo_of
-from soscope.errors import ConfigError
-from soscope.original.overrides import _length, settings_of
-from soscope.original.settings import FINETUNE, PRETRAIN, check_pair, read_original_config
+from soscope.errors import ConfigError, DataError, RunFolderError
+from soscope.original.files import Events
 
-SIZES = {"gene_dim": 3, "sub_node": K, "sub_dim": 5, "z_dim": 16, "head_num": 1}
-JOINT = {"protein_dim": 1, "gene_dim": 2}
-SHORT = [*QUICK, "trainer.progress=false", "graph.n_pairs=64"]
-
-
-def write_yaml(file: Path, trainer: str, **params: object) -> Path:
-    file.write_text(yaml.safe_dump({"trainer": trainer, "params": params}))
-    return file
-
-
-def two_files(folder: Path, first: str, second: str, **params: object) -> tuple[Path, Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_yaml(folder / "VGAE.yml", first, **params), write_yaml(folder / "soScope.yml", second, **params)
+SHORT = [*QUICK, "stages=[prepare,pretrain,finetune,enhance]", "trainer.progress=false", "graph.n_pairs=64"]
 
 
 def train(tmp_path: Path, data: Path, files: tuple[Path, Path], epochs: list[int], **more: object) -> Path:
@@ -40,94 +28,6 @@ def train(tmp_path: Path, data: Path, files: tuple[Path, Path], epochs: list[int
     configs = dict(zip(("vgae_config_file", "soScope_config_file"), files, strict=True))
     arguments |= folders | configs | {"data_dir": data, "epochs": epochs, "overrides": SHORT} | more
     return two_step_train(**arguments).folder
-
-
-# YAML files ----------------------------------------------------------------------------------------------------------------
-
-
-def test_numbers_as_the_program_writes_them(tmp_path: Path) -> None:
-    file = tmp_path / "soScope.yml"
-    file.write_text(
-        "trainer: soScope_NB\nparams:\n  # widths\n  gene_dim: 9\n  sub_node: 7\n  lr: 0.00_05\n  scale: 1e-1\n"
-    )
-    found = read_original_config(file, FINETUNE)
-    assert found.params == {"gene_dim": 9, "sub_node": 7, "lr": 5e-4, "scale": 0.1}
-    assert found.schedule("beta") == {
-        "start": 1e-3,
-        "end": 1.0,
-        "steps": 100_000,
-        "delay": 50_000,
-    }  # its constructors' defaults
-
-
-@pytest.mark.parametrize(
-    ("trainer", "params", "says"),
-    [
-        ("soScope_Nb", SIZES, "trainer 'soScope_Nb' is unknown. Choose from: soScope_Gaussian, soScope_NB"),
-        ("sc_NB", SIZES, "trainer 'sc_NB' is not taken here: single cells"),
-        ("soScope_NB", SIZES | {"gama_end_value": 1}, "'gama_end_value' is unknown. Did you mean 'gamma_end_value'"),
-        ("soScope_NB", SIZES | {"lr": "fast"}, "lr='fast' is not a number"),
-        ("soScope_NB", SIZES | {"sub_node": 6.5}, "sub_node=6.5 must be a whole number"),
-        ("soScope_NB", SIZES | {"optimizer_name": "Adagrad"}, "'Adagrad' is unknown. Choose from: Adam, SGD"),
-    ],
-)
-def test_what_is_not_understood_is_refused_by_name(trainer: str, params: dict, says: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=says.replace(".", r"\.")):
-        read_original_config(write_yaml(tmp_path / "a.yml", trainer, **params), FINETUNE)
-
-
-def test_two_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
-    first = read_original_config(write_yaml(tmp_path / "a.yml", "VGAETrainer_NB", **SIZES), PRETRAIN)
-    for trainer, other, says in (
-        ("soScope_Poisson", {}, "kind nb.*kind poisson"),
-        ("soScope_NB", {"z_dim": 8}, "z_dim is 16 in .* and 8"),
-        ("soScope_NB", {"weight_decay": 0.1}, "weight_decay=0.1 is not had"),
-    ):
-        second = read_original_config(write_yaml(tmp_path / "b.yml", trainer, **SIZES | other), FINETUNE)
-        with pytest.raises(ConfigError, match=says):
-            check_pair(first, second)
-
-
-@pytest.mark.parametrize(("steps", "total", "longest"), [(2500, 2500, 25), (26, 26, 13), (6, 6, 6), (2018, 2025, 25)])
-def test_steps_become_epochs_of_about_25(steps: int, total: int, longest: int) -> None:
-    words = dict(word.split("=") for word in _length("finetune", steps))
-    per_epoch, epochs = (int(words[f"finetune.{key}"]) for key in ("steps_per_epoch", "max_epochs"))
-    assert (per_epoch * epochs, per_epoch) == (total, longest)
-
-
-@pytest.mark.parametrize("objective", ["exact", "released"])
-@pytest.mark.parametrize("pair", list(zip(PRETRAIN, FINETUNE, strict=True)))
-def test_every_trainer_becomes_a_config(pair: tuple[str, str], objective: str, tmp_path: Path) -> None:
-    more = JOINT if "Joint" in pair[1] else {}
-    rates = {
-        "lr": 0.002,
-        "beta_start_value": 0.5,
-        "beta_end_value": 0.75,
-        "beta_n_iterations": 30,
-        "beta_start_iteration": 2,
-    }
-    files = two_files(tmp_path, *pair, **SIZES | more | rates | {"gamma_end_value": 0.25, "graph_loss_weight": 3})
-    first, second = read_original_config(files[0], PRETRAIN), read_original_config(files[1], FINETUNE)
-    check_pair(first, second)
-    cfg = composed(settings_of(first, second, tmp_path, (50, 26), 4, "cpu", objective))
-    check(cfg)
-    assert cfg.pretrain.max_epochs * cfg.pretrain.steps_per_epoch == 50
-    assert cfg.finetune.max_epochs * cfg.finetune.steps_per_epoch == 26
-    assert (cfg.model.n_latent, cfg.image.weight, cfg.platform.n_neighbours) == (16, 3, 4)
-    assert cfg.pretrain.learning_rate == cfg.finetune.learning_rate == 0.002
-    beta = {"start": 0.5, "end": 0.75, "steps": 30, "delay": 2}
-    if objective == "exact":
-        assert dict(cfg.objective.beta) == beta
-    else:
-        assert dict(demo_of(cfg).finetune.beta) == beta
-        assert demo_of(cfg).finetune.gamma.end == 0.25
-    widths = (
-        [("protein", 1), ("rna", 2)] if second.kind == "joint" else [("atac", 1), ("rna", 2)] if more else [("rna", 3)]
-    )
-    assert list(cfg.data.options.tables.items()) == widths
-
-
-# Training and inference -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +70,84 @@ def test_event_files_have_the_programs_tags(joint: Path) -> None:
         np.testing.assert_allclose([e.value for e in events.Scalars("loss/kl_loss")], expected, rtol=1e-5)
 
 
-def test_another_folder_is_enhanced_by_the_same_model(joint: Path, tmp_path: Path) -> None:
-    data = write_released(tmp_path / "other", features=5, counts=True)
-    label = np.load(data / "label.npy")[::-1] * [1, 1, 0]
+def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder)).Reload()
+    return {tag: [(e.step, e.value) for e in found.Scalars(tag)] for tag in found.Tags()["scalars"]}
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(50, [(50, 1.5), (100, 3.5)]), (None, [(25, 1), (50, 2), (75, 3), (100, 4)])]
+)
+def test_entries_are_as_far_apart_as_the_file_says(every: int | None, expected: list, tmp_path: Path) -> None:
+    module = SimpleNamespace(stage="finetune", settings=SimpleNamespace(beta=SimpleNamespace(at=float)))
+    callback, trainer = Events(tmp_path, every), SimpleNamespace(global_step=0, is_global_zero=True)
+    callback.on_fit_start(trainer, module)
+    callback.on_train_start(trainer, module)
+    for epoch in range(1, 5):
+        trainer.global_step, trainer.callback_metrics = 25 * epoch, {"finetune/train_kl": torch.tensor(float(epoch))}
+        callback.on_train_epoch_end(trainer, module)
+    callback.on_fit_end(trainer, module)
+    assert events(tmp_path)["loss/kl_loss"] == expected
+
+
+def test_coming_back_leaves_files_as_they_are(joint: Path) -> None:
+    own = {folder: joint / folder / "config.yml" for folder in ("vgae", "soscope")}
+    before = sorted(f.name for f in joint.rglob("*tfevents*"))
+    train(joint, joint / "data", (own["vgae"], own["soscope"]), [8, 6], logging="yes")
+    assert sorted(f.name for f in joint.rglob("*tfevents*")) == before
+    written = own["soscope"].read_text()
+    files = two_files(joint / "other", "VGAETrainer_Joint_PNB", "soScope_Joint", **SIZES | JOINT | {"lr": 0.1})
+    with pytest.raises(RunFolderError, match="learning_rate is"):
+        train(joint, joint / "data", files, [8, 6], logging="yes")
+    assert own["soscope"].read_text() == written
+
+
+def unseen(folder: Path) -> tuple[Path, np.ndarray]:
+    """Another folder, which has counts of the feature that was zero where the model was trained, and its ``label.npy``."""
+    data = write_released(folder, features=5, counts=True)
+    label = np.load(data / "label.npy")[::-1].copy()
     np.save(data / "label.npy", label)
-    found = infer(joint / "soscope", True, 4, data, tmp_path / "result")
-    np.testing.assert_allclose(found.reshape(N, K, 3).mean(1), label, atol=1e-5)
+    return data, label
+
+
+def another_model(run: Path, to: Path) -> Path:
+    """Copy a run with other weights, as one that was trained on another section with the same files."""
+    shutil.copytree(run, to)
+    content = torch.load(to / "finetune" / "model.pt", weights_only=True)
+    for name, value in content["state"].items():
+        if name.startswith("decoder."):
+            content["state"][name] = 10 * value
+    torch.save(content, to / "finetune" / "model.pt")
+    return to
+
+
+def test_every_model_and_folder_has_a_result_of_its_own(joint: Path, tmp_path: Path) -> None:
+    data, label = unseen(tmp_path / "one" / "section")
+    same_name, _ = unseen(tmp_path / "two" / "section")
+    np.save(same_name / "label.npy", label[::-1])
+    other, result = another_model(joint / "soscope", tmp_path / "other"), tmp_path / "result"
+    first, second = (infer(run, True, 4, data, result) for run in (joint / "soscope", other))
+    third = infer(other, True, 4, same_name, result)
+    for found, means in ((first, label), (second, label), (third, label[::-1])):
+        np.testing.assert_allclose(found.reshape(N, K, 3).mean(1), means, atol=1e-5)
+        np.testing.assert_allclose(found[:, 2], np.repeat(means[:, 2], K), rtol=1e-6, err_msg="unknown to the model")
+    assert np.abs(first - second).max() > 0.01
+    np.testing.assert_array_equal(infer(joint / "soscope", True, 4, data, result), first)
+
+
+def test_a_result_that_does_not_belong_to_the_folder_is_refused(joint: Path, tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    from soscope.original.result import all_columns
+
+    infer(joint / "soscope", True, 4, joint / "data", tmp_path / "result")
+    cfg = OmegaConf.load(joint / "soscope" / "config.yaml")
+    tables = {"protein": joint / "soscope" / "data_protein.h5ad", "rna": joint / "soscope" / "data_rna.h5ad"}
+    cfg.data.options.feature_names = ["a", "b", "c"]
+    with pytest.raises(DataError, match="data_protein.h5ad' has 100 subspots and 1 features that are not of"):
+        all_columns(cfg, joint / "data", tables)
 
 
 def test_another_neighbourhood_is_refused(joint: Path, tmp_path: Path) -> None:
@@ -193,22 +165,37 @@ def test_the_published_objective_takes_the_same_call(tmp_path: Path) -> None:
     np.testing.assert_array_equal(positive, np.maximum(plain, 0))
 
 
+def test_what_is_left_aside_is_printed_and_enhancing_can_wait(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = write_released(tmp_path / "data")
+    files = two_files(tmp_path, "VGAETrainer", "soScope_Gaussian", **SIZES | {"gene_dim": 2, "scale": 5})
+    stages = "stages=[prepare,pretrain,finetune]"
+    run = train(tmp_path, data, files, [2, 2], overrides=[*SHORT, stages])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "soScope.yml: objective=exact has no use for scale" in said
+    assert "label.npy: columns 3 to 3 are left out" in said
+    assert "holds no support_feature.npy: trained without image features; sub_dim has no use" in said
+    found = infer(run, False, 4, data, tmp_path / "result")
+    np.testing.assert_allclose(found[:, :2].reshape(N, K, 2).mean(1), np.load(data / "label.npy")[:, :2], atol=1e-4)
+
+
 @pytest.mark.parametrize(
-    ("params", "more", "says"),
+    ("params", "more", "kind", "says"),
     [
-        ({"sub_node": 9}, {}, "sub_node=9, but .* has 4 subspots per spot"),
-        ({"gene_dim": 4}, {}, "has 3 columns, data.options.tables asks for 4 rna"),
-        ({"sub_dim": 6}, {}, "has 5 columns, 6 are asked for"),
-        ({}, {"device": "tpu"}, "device='tpu' is unknown. Choose from: cpu, cuda"),
-        ({}, {"epochs": [5]}, "epochs=.5,. must be two numbers"),
-        ({}, {"num_neighbors": 5}, "num_neighbors=5 is unknown. Choose from: 4, 6, 8"),
-        ({}, {"objective": "best"}, "objective='best' is unknown. Choose from: exact, released"),
-        ({}, {"checkpoint_every": 0}, "checkpoint_every=0 must be at least 1"),
+        ({"sub_node": 9}, {}, ConfigError, "sub_node=9, but .* has 4 subspots per spot.*or write sub_node: 4"),
+        ({"gene_dim": 4}, {}, DataError, "has 3 columns, data.options.tables asks for 4 rna"),
+        ({"sub_dim": 6}, {}, DataError, "has 5 columns, 6 are asked for"),
+        ({}, {"device": "tpu"}, ConfigError, "device='tpu' is unknown. Choose from: cpu, cuda"),
+        ({}, {"epochs": [5]}, ConfigError, "epochs=.5,. must be two numbers"),
+        ({}, {"num_neighbors": 5}, ConfigError, "num_neighbors=5 is unknown. Choose from: 4, 6, 8"),
+        ({}, {"objective": "best"}, ConfigError, "objective='best' is unknown. Choose from: exact, released"),
+        ({}, {"checkpoint_every": 0}, ConfigError, "checkpoint_every=0 must be at least 1"),
+        ({}, {"overrides": ["stages=[prepare]"]}, ConfigError, "leaves out pretrain, which two_step_train is for"),
     ],
 )
-def test_bad_calls_stop_before_training(params: dict, more: dict, says: str, tmp_path: Path) -> None:
+def test_bad_calls_stop_before_training(params: dict, more: dict, kind: type, says: str, tmp_path: Path) -> None:
     data = write_released(tmp_path / "data", features=5)
     files = two_files(tmp_path, "VGAETrainer", "soScope_Gaussian", **SIZES | params)
-    with pytest.raises(Exception, match=says):
-        train(tmp_path, data, files, **{"epochs": [2, 2]} | more)
-    assert not (tmp_path / "soscope" / "pretrain").exists()
+    with pytest.raises(kind, match=says):
+        train(tmp_path, data, files, **{"epochs": [2, 2], "logging": "yes"} | more)
+    assert not (tmp_path / "vgae").exists()
+    assert not list(tmp_path.rglob("config.yml")) + list(tmp_path.rglob("*tfevents*"))

@@ -133,6 +133,27 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "columns"),
+    [
+        ("reordered_position.csv", {"imagerow": "image_row", "imagecol": "image_col"}),
+        ("enhanced_position_with_center.csv", {}),
+        ("position_enhance_with_center.csv", {}),
+    ],
+)
+def test_tables_of_positions_of_all_its_demos(name: str, columns: dict, tmp_path: Path) -> None:
+    """Under the program's names and columns, without a centre too; ``index`` numbers another order, the file's counts."""
+    folder = write_released(tmp_path / "s")
+    expected = ReleasedReader().read(folder).sdata.shapes["subspots"]
+    table = pd.read_csv(folder / "reordered_position_with_center.csv").drop(columns="is_center").rename(columns=columns)
+    (folder / "reordered_position_with_center.csv").unlink()
+    table.assign(index=table["index"][::-1].to_numpy()).to_csv(folder / name, index=False)
+    reader = ReleasedReader()
+    found = reader.read(folder).sdata.shapes["subspots"]
+    assert found.equals(expected)
+    assert reader.inputs(folder)[3].name == name
+
+
+@pytest.mark.parametrize(
     ("name", "change", "says"),
     [
         ("label", lambda a: a[0], r"rows and columns of numbers, found shape \(3,\)"),
@@ -157,7 +178,7 @@ def test_arrays_that_do_not_fit(name: str, change: Callable, says: str, tmp_path
     ("change", "says"),
     [
         (lambda t: t.drop(columns="imagerow"), "no column imagerow"),
-        (lambda t: t.assign(imagecol="left"), "100 rows hold no number .first: row 1"),
+        (lambda t: t.assign(imagecol="left"), "100 of 100 rows hold no number in imagecol, imagerow .first: row 1"),
         (lambda t: t[:N], "25 spots, the positions are 25: expected two or more"),
     ],
 )

@@ -115,6 +115,24 @@ def test_image_and_folder_of_the_same_patches_agree(features: Callable, slide: P
     np.testing.assert_allclose(whole[1, :3], second.mean((0, 1)), atol=1e-5)
 
 
+def test_columns_and_arrays_of_the_published_program(features: Callable, slide: Path, tmp_path: Path) -> None:
+    """Positions as its NB demo names them, and patches as its own script for image features reads them."""
+    cut = features(f"positions={slide}/positions.csv", out="cut.npy")
+    table = pd.read_csv(slide / "positions.csv")[["imagerow", "imagecol"]].set_axis(["image_row", "image_col"], axis=1)
+    table.to_csv(tmp_path / "reordered_position.csv", index=False)
+    np.testing.assert_array_equal(features(f"positions={tmp_path}/reordered_position.csv", out="named.npy"), cut)
+    whole = features(f"patches={slide}/patches", out="whole.npy")
+    arrays = tmp_path / "arrays"
+    arrays.mkdir()
+    for file in (slide / "patches").glob("*.png"):
+        with Image.open(file) as image:
+            np.save(arrays / f"{file.stem}.npy", np.asarray(image))
+    np.testing.assert_array_equal(features(f"patches={arrays}", out="arrays.npy"), whole)
+    np.save(arrays / "Img_3.npy", np.zeros((5, 5, 3)))
+    with pytest.raises(DataError, match="Img_3.npy': found shape .5, 5, 3. of float64, expected a patch"):
+        PatchFiles(patch_files(arrays), WIDTH, progress=False)
+
+
 def test_width_of_a_patch_in_either_unit_and_by_default(features: Callable, slide: Path) -> None:
     given = f"positions={slide}/positions.csv"
     np.testing.assert_array_equal(features(given, "patch_px=75", out="px.npy"), features(given, out="default.npy"))

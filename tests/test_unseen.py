@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +12,11 @@ import pytest
 import torch
 from spatialdata import SpatialData
 
-from soscope import artifacts, contract
+from soscope import artifacts, contract, tl
 from soscope.benchmark.metrics import within_spot_pearson
 from soscope.build import build_finetune, describe
 from soscope.data.module import SectionsDataModule
-from soscope.errors import DataError
+from soscope.errors import DataError, RunFolderError
 from soscope.folder import RunFolder
 from soscope.matrices import to_dense
 from soscope.model_file import save_module
@@ -71,6 +72,35 @@ def test_an_unseen_section_adds_up_and_says_what_it_was_made_with(
     assert "the features are those of the model" in capsys.readouterr().err
     assert soscope("apply", "data.options.seed=4") == 1
     assert "needs run=DIR" in capsys.readouterr().err
+
+
+@pytest.fixture
+def other(trained: Path, tmp_path: Path) -> Path:
+    """The trained run with other weights, elsewhere."""
+    shutil.copytree(trained, tmp_path / "other")
+    file = tmp_path / "other" / "finetune" / "model.pt"
+    content = torch.load(file, weights_only=True)
+    torch.save(content | {"state": {k: v * 1.01 for k, v in content["state"].items()}}, file)
+    return tmp_path / "other"
+
+
+def test_another_models_result_is_not_come_back_to(
+    trained: Path, other: Path, soscope: Callable, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["data.options.seed=4", f"hydra.run.dir={tmp_path / 'applied'}"]
+    assert soscope("apply", f"run={trained}", *words, "stages=[prepare]") == 0
+    assert soscope("apply", f"run={trained}", *words, "stages=[prepare]") == 0
+    for stages in ("stages=[prepare,enhance]", "stages=[enhance]"):
+        assert soscope("apply", f"run={other}", *words, stages) == 1
+        assert "was made from another version of trained model" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_nor_is_it_in_python(trained: Path, other: Path, tmp_path: Path) -> None:
+    section = DemoReader(rows=10, columns=8, seed=4).read(None).sdata
+    tl.apply(trained, section, tmp_path / "applied", progress=False)
+    with pytest.raises(RunFolderError, match="another version of trained model"):
+        tl.apply(other, section, tmp_path / "applied", progress=False)
 
 
 def test_what_belongs_to_the_training_sections_is_reset(compose: Callable, tmp_path: Path) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from anndata import read_h5ad
 from omegaconf import OmegaConf
 
 from soscope.arrays import save_array
@@ -20,14 +18,15 @@ from soscope.config import section_names
 from soscope.data.module import SectionsDataModule
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder
-from soscope.matrices import to_dense
 from soscope.model_file import save_module
-from soscope.original.files import MODEL, Events, Snapshots
-from soscope.original.overrides import OBJECTIVES, PLATFORMS, device_group, settings_of
+from soscope.original.files import MODEL, Events, Snapshots, keep_copy
+from soscope.original.overrides import OBJECTIVES, PLATFORMS, device_words, notes_of, settings_of
+from soscope.original.result import all_columns, run_of_unseen
 from soscope.original.settings import FINETUNE, PRETRAIN, OriginalConfig, check_pair, read_original_config
 from soscope.read import ReleasedReader, make_reader
 from soscope.run import APPLYING, execute, unseen_config
 from soscope.schema import Config
+from soscope.stages import console
 
 CONFIG = "config.yml"
 RESULT = "infer_subspot.npy"
@@ -77,7 +76,7 @@ def two_step_train(
     vgae_config_file, soScope_config_file
         YAML files with ``trainer:`` and ``params:``.
     device
-        ``cpu`` or ``cuda``.
+        ``cpu``, ``cuda``, or ``cuda:1`` of several.
     checkpoint_every, backup_every
         Steps between checkpoints, and between backups of the model.
     epochs
@@ -115,15 +114,17 @@ def two_step_train(
     data = Path(data_dir).expanduser()
     words = settings_of(first, second, data, tuple(epochs), num_neighbors, device, objective)  # type: ignore[arg-type]
     cfg = composed([*words, *overrides])
-    _check_split(cfg, second, data)
+    _check_stages(cfg)
+    surplus = _checked_reader(cfg, second, data).left_out(data)
     folders = [Path(f).expanduser() for f in (vgae_experiment_dir, soScope_experiment_dir)]
-    for folder, config in zip(folders, (first, second), strict=True):
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(config.file, folder / CONFIG)
-    watching = _watching(cfg, folders, int(checkpoint_every), int(backup_every), bool(logging))
+    watching = _watching(cfg, folders, (first, second), int(checkpoint_every), int(backup_every), bool(logging))
+    for note in [*notes_of(first, second, data, objective), *([surplus] if surplus else [])]:
+        console.print(note, markup=False, highlight=False)
     run = execute(cfg, folders[1], watching=watching)
-    shutil.copyfile(run.encoder_file, folders[0] / MODEL)
-    shutil.copyfile(run.model_file, folders[1] / MODEL)
+    for folder, config, made in zip(folders, (first, second), (run.encoder_file, run.model_file), strict=True):
+        keep_copy(config.file, folder / CONFIG)
+        if made.is_file():  # a dry run makes none
+            keep_copy(made, folder / MODEL)
     return OriginalModel(folders[1])
 
 
@@ -149,7 +150,8 @@ def infer(
     data_dir
         The folder it was trained on, or another with the same columns, which it has not seen.
     result_dir
-        Folder of the result, made when it is missing; of an unseen section it gets a run folder ``run`` as of `soscope apply`.
+        Folder of the result, made when it is missing; for an unseen section it gets a run folder in ``run``, as of
+        `soscope apply`, one for each model and section.
     device
         ``cpu`` or ``cuda``; profiles are divided on the CPU either way.
     saved_model
@@ -165,7 +167,7 @@ def infer(
     ConfigError, DataError, RunFolderError
         When nothing was trained there, or it was trained on other columns.
     """
-    device_group(device)
+    device_words(device)
     folder = RunFolder(Path(experiment_dir).expanduser() if saved_model is None else saved_model.folder)
     cfg = folder.config()
     _check_neighbours(cfg, int(num_neighbors))
@@ -175,22 +177,33 @@ def infer(
     own: Any = OmegaConf.merge(OmegaConf.structured(Config), cfg)
     plan = None
     if os.path.abspath(data) != os.path.abspath(str(cfg.data.path)):
-        own = unseen_config(own, folder.path)
+        stages = [stage for stage in APPLYING.stages if stage in own.stages]
+        own = unseen_config(own, folder.path, stages)
+        folder, plan = run_of_unseen(result, data, folder), APPLYING
         own.data.path = str(data)
-        folder, plan = RunFolder(result / "run"), APPLYING
+        own.trainer.accelerator, own.trainer.strategy = "cpu", "auto"
+        own.trainer.devices, own.trainer.num_nodes = 1, 1
+    own.stages = [*own.stages, *(["enhance"] if "enhance" not in own.stages else [])]
     (section,) = section_names(own)
     tables = {m: folder.table(section, m) for m in own.model.modalities}
     lost = folder.config_file.is_file() and any(not file.is_file() for file in tables.values())
     execute(own, folder.path, plan, force=("enhance",) if lost else ())
-    values = _all_columns(own, data, tables)
+    values = all_columns(own, data, tables)
     if non_negative:
         values = np.maximum(values, 0)
     save_array(result / RESULT, values)
     return values
 
 
-def _check_split(cfg: Any, config: OriginalConfig, data: Path) -> None:
-    """Refuse a folder with another number of subspots per spot than the files say."""
+def _check_stages(cfg: Any) -> None:
+    """Refuse overrides that leave out what makes a model."""
+    missing = [stage for stage in ("prepare", "pretrain", "finetune") if stage not in cfg.stages]
+    if missing:
+        raise ConfigError(f"stages={list(cfg.stages)} leaves out {missing[0]}, which two_step_train is for. Add it.")
+
+
+def _checked_reader(cfg: Any, config: OriginalConfig, data: Path) -> ReleasedReader:
+    """Return the folder's reader; refuse a folder with another number of subspots per spot than the files say."""
     reader = make_reader(cfg.data.reader, dict(cfg.data.options))
     if not isinstance(reader, ReleasedReader):
         raise ConfigError(
@@ -200,8 +213,9 @@ def _check_split(cfg: Any, config: OriginalConfig, data: Path) -> None:
     if found != config.params["sub_node"]:
         raise ConfigError(
             f"'{config.file}': sub_node={config.params['sub_node']}, but '{data}' has {found} subspots per spot. Take the file "
-            "that belongs to this folder."
+            f"that belongs to this folder, or write sub_node: {found}."
         )
+    return reader
 
 
 def _check_neighbours(cfg: Any, num_neighbors: int) -> None:
@@ -211,7 +225,12 @@ def _check_neighbours(cfg: Any, num_neighbors: int) -> None:
 
 
 def _watching(
-    cfg: Any, folders: Sequence[Path], checkpoint_every: int, backup_every: int, logging: bool
+    cfg: Any,
+    folders: Sequence[Path],
+    configs: Sequence[OriginalConfig],
+    checkpoint_every: int,
+    backup_every: int,
+    logging: bool,
 ) -> dict[str, Any]:
     """Return the callbacks of both stages."""
 
@@ -222,19 +241,8 @@ def _watching(
         save_module(module, describe(cfg, data, "model"), file)
 
     watching: dict[str, Any] = {}
-    for stage, folder, keep in zip(("pretrain", "finetune"), folders, (keep_encoder, keep_model), strict=True):
-        events = [Events(folder)] if logging else []
+    keeps = (keep_encoder, keep_model)
+    for stage, folder, config, keep in zip(("pretrain", "finetune"), folders, configs, keeps, strict=True):
+        events = [Events(folder, config.params.get("log_loss_every"))] if logging else []
         watching[stage] = [Snapshots(folder, checkpoint_every, backup_every, keep), *events]
     return watching
-
-
-def _all_columns(cfg: Any, data: Path, tables: dict[str, Path]) -> np.ndarray:
-    """Return enhanced profiles with the columns of ``label.npy``; features without any count, which are left out, are zero."""
-    raw = make_reader(cfg.data.reader, dict(cfg.data.options)).read(data).sdata
-    parts = []
-    for modality, file in tables.items():
-        found = read_h5ad(file)
-        values = np.zeros((found.n_obs, raw.tables[modality].n_vars), dtype=np.float32)
-        values[:, raw.tables[modality].var_names.get_indexer(found.var_names)] = to_dense(found.X)
-        parts.append(values)
-    return np.concatenate(parts, 1)

@@ -19,12 +19,18 @@ from soscope.distances import typical_distance
 from soscope.errors import ConfigError, DataError
 from soscope.lattice import SquareLattice
 from soscope.names import section_name
-from soscope.read.base import RawSection, Reader, check_names, existing_file, existing_folder, read_columns
+from soscope.read.base import RawSection, Reader, check_names, existing_file, existing_folder
+from soscope.read.positions import ARRAY, KNOWN, Positions, read_positions
 
 log = logging.getLogger("soscope")
 LABEL, SPOT_GRAPH, SUBSPOT_GRAPH, FEATURES = "label.npy", "adj.npy", "sub_adj.npy", "support_feature.npy"
-POSITIONS = ("reordered_position_with_center.csv", "position_enhance_with_center.csv")
-PIXELS, ARRAY = ["imagecol", "imagerow"], ["row", "col"]
+POSITIONS = (
+    "reordered_position_with_center.csv",
+    "position_enhance_with_center.csv",
+    "enhanced_position_with_center.csv",
+    "reordered_position.csv",
+)
+"""Tables of subspots in the program's demos and as its preprocessing writes them."""
 WHAT = f"a folder with {LABEL}, {SPOT_GRAPH}, {SUBSPOT_GRAPH} and the positions of subspots"
 WHOLE = 1e-3
 
@@ -39,8 +45,8 @@ class ReleasedReader(Reader, name="soscope"):
     Attributes
     ----------
     positions_file
-        Table of subspots in their order with pixels ``imagerow, imagecol`` and, on a square array, ``row, col``; found by itself
-        under the names the program's preprocessing gives it.
+        Table of subspots in their order with pixels ``imagerow, imagecol`` (or ``image_row, image_col``) and, on a square array,
+        ``row, col``; found by itself under the names the program gives it.
     feature_names
         Names in the order of the columns, or a file in the folder with one a line; ``feature_1``, ... without.
     modality
@@ -76,11 +82,13 @@ class ReleasedReader(Reader, name="soscope"):
         files = self.inputs(path)
         folder = existing_folder(path, WHAT)
         label = load(folder / LABEL)
-        positions = read_positions(self._positions(folder))
+        positions = _read(self._positions(folder))
         n, k = len(label), per_spot(len(label), len(positions), folder)
-        row_col = spot_array(positions, n, k)
-        subspots = outlines(positions, [f"spot_{i // k + 1}:{i % k}" for i in range(n * k)], k, row_col is not None)
-        xy_px = positions[PIXELS].to_numpy(np.float64).reshape(n, k, 2).mean(1)
+        cells = positions.numbers(ARRAY)
+        row_col = None if cells is None else spot_array(cells, n, k)
+        names = [f"spot_{i // k + 1}:{i % k}" for i in range(n * k)]
+        subspots = outlines(positions.xy, names, k, None if row_col is None else cells)
+        xy_px = positions.xy.reshape(n, k, 2).mean(1)
         tables = self._tables(folder, label, k)
         graph = read_graph(folder / SPOT_GRAPH, n)
         for table in tables.values():
@@ -97,7 +105,12 @@ class ReleasedReader(Reader, name="soscope"):
 
     def subspots_per_spot(self, path: Path) -> int:
         """Return K of a folder; `DataError` when its subspots do not divide evenly."""
-        return per_spot(len(load(path / LABEL)), len(read_positions(self._positions(path))), path)
+        return per_spot(len(load(path / LABEL)), len(_read(self._positions(path))), path)
+
+    def left_out(self, path: Path) -> str | None:
+        """Return which columns of ``label.npy`` belong to none of ``tables``, or ``None`` when all do."""
+        n, taken = load(path / LABEL).shape[1], sum((self.tables or {}).values())
+        return f"{LABEL}: columns {taken + 1} to {n} are left out" if 0 < taken < n else None
 
     def _positions(self, folder: Path) -> Path:
         if self.positions_file:
@@ -107,8 +120,8 @@ class ReleasedReader(Reader, name="soscope"):
                 return folder / name
         tables = sorted(f.name for f in folder.glob("*.csv"))
         raise DataError(
-            f"'{folder}': no positions of subspots. Looked for {' and '.join(POSITIONS)}; the folder holds "
-            f"{', '.join(tables) or 'no .csv'}. Name a table with columns {', '.join(PIXELS)} with "
+            f"'{folder}': no positions of subspots. Looked for {', '.join(POSITIONS)}; the folder holds "
+            f"{', '.join(tables) or 'no .csv'}. Name a table with columns {', '.join(KNOWN[0])} with "
             "data.options.positions_file=..."
         )
 
@@ -121,8 +134,9 @@ class ReleasedReader(Reader, name="soscope"):
                 f"'{folder}': {LABEL} has {label.shape[1]:,} columns, data.options.tables asks for "
                 f"{' + '.join(f'{n:,} {m}' for m, n in widths.items())}. Give the columns of each table."
             )
-        if ends[-1] < label.shape[1]:
-            log.info("%s: columns %d to %d are left out", LABEL, ends[-1] + 1, label.shape[1])
+        surplus = self.left_out(folder)
+        if surplus:
+            log.info(surplus)
         names = self._names(folder, label.shape[1])
         parts = zip(widths, np.split(label, ends, 1), np.split(np.array(names, dtype=object), ends), strict=False)
         counted = list(widths) if self.counts is True else list(self.counts or [])
@@ -176,14 +190,9 @@ def load(file: Path) -> np.ndarray:
     return values.astype(np.float64)
 
 
-def read_positions(file: Path) -> pd.DataFrame:
-    """Read subspots in their order: pixels and, where the table has them, array rows and columns."""
-    table = read_columns(file, PIXELS, "Give pixels of every subspot's centre as")
-    kept = table[[c for c in (*PIXELS, *ARRAY) if c in table]].apply(pd.to_numeric, errors="coerce")
-    bad = ~np.isfinite(kept.to_numpy()).all(1)
-    if bad.any():
-        raise DataError(f"'{file}': {int(bad.sum()):,} rows hold no number (first: row {int(np.argmax(bad)) + 1}).")
-    return kept
+def _read(file: Path) -> Positions:
+    """Read subspots in their order."""
+    return read_positions(file, None, None, "data.options.positions_file", "Give pixels of every subspot's centre;")
 
 
 def per_spot(n_spots: int, n_subspots: int, folder: Path) -> int:
@@ -196,12 +205,12 @@ def per_spot(n_spots: int, n_subspots: int, folder: Path) -> int:
     return n_subspots // n_spots
 
 
-def spot_array(positions: pd.DataFrame, n: int, k: int) -> np.ndarray | None:
+def spot_array(cells: np.ndarray, n: int, k: int) -> np.ndarray | None:
     """Return array row and column of spots ``(n, 2)`` from those of s x s subspots, or ``None`` when they are no such array."""
     s = math.isqrt(k)
-    if s * s != k or not set(ARRAY) <= set(positions):
+    if s * s != k:
         return None
-    cells = positions[ARRAY].to_numpy(np.float64).reshape(n, k, 2)
+    cells = cells.reshape(n, k, 2)
     middle = cells.mean(1)
     within = np.abs(cells - middle[:, None]).max()
     steps = (middle - middle.min(0)) / s
@@ -213,14 +222,13 @@ def spot_array(positions: pd.DataFrame, n: int, k: int) -> np.ndarray | None:
     return array
 
 
-def outlines(positions: pd.DataFrame, names: list[str], k: int, on_array: bool) -> gpd.GeoDataFrame:
+def outlines(xy_px: np.ndarray, names: list[str], k: int, cells: np.ndarray | None) -> gpd.GeoDataFrame:
     """Return subspots with their parent: cells of the array around their centres, discs where there is none."""
-    xy_px = positions[PIXELS].to_numpy(np.float64)
     columns = {contract.PARENT: np.arange(len(xy_px)) // k}
-    if not on_array:
+    if cells is None:
         columns["radius"] = np.full(len(xy_px), max(typical_distance(xy_px) / 2, 1e-6))
         return gpd.GeoDataFrame(columns, geometry=shapely.points(xy_px), index=pd.Index(names))
-    design = np.column_stack([positions[ARRAY[::-1]], np.ones(len(xy_px))])
+    design = np.column_stack([cells[:, ::-1], np.ones(len(xy_px))])
     steps = np.linalg.lstsq(design, xy_px, rcond=None)[0][:2]
     corners = xy_px[:, None] + SquareLattice().outline(1) @ steps
     return gpd.GeoDataFrame(columns, geometry=shapely.polygons(corners), index=pd.Index(names))

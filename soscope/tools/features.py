@@ -16,8 +16,8 @@ from soscope.errors import ConfigError, DataError
 from soscope.prepare.encoders import ImageEncoder, make_encoder
 from soscope.prepare.image_features import encoded
 from soscope.read.base import open_image
+from soscope.read.positions import Positions, read_positions
 from soscope.tools.patches import ImagePatches, Patches, PatchFiles, patch_files
-from soscope.tools.positions import Positions, read_positions
 from soscope.tools.resumable import ResumableTable
 
 log = logging.getLogger("soscope")
@@ -31,7 +31,7 @@ class FeaturesConfig:
 
     image_file: str | None = None  # with positions: patches are cut from it
     positions: str | None = None
-    columns: list[str] | None = None  # of x and y in positions: imagecol, imagerow or else x, y
+    columns: list[str] | None = None  # of x and y in positions; imagecol, imagerow, or image_col, image_row, or x, y
     patch_px: float | None = None  # width of a patch in pixels of the image: the distance between positions
     patch_um: float | None = None  # the same in micrometres, with um_per_px
     um_per_px: float | None = None

@@ -16,11 +16,11 @@ from soscope.errors import ConfigError, DataError
 from soscope.lattice import Lattice, make_lattice
 from soscope.matrices import to_dense
 from soscope.prepare.graphs import nearest_edges, neighbour_edges, similarity
+from soscope.read.positions import Positions, read_positions
 from soscope.read.released import SPOT_GRAPH, SUBSPOT_GRAPH
 from soscope.read.truth import read_profiles
 from soscope.rows import Rows, blocks
 from soscope.schema import PlatformConfig
-from soscope.tools.positions import Positions, read_positions
 
 log = logging.getLogger("soscope")
 
@@ -33,7 +33,7 @@ class GraphConfig:
     positions: str | None = None
     features: str | None = None  # of subspots, with subspot_positions: sub_adj.npy
     subspot_positions: str | None = None
-    columns: list[str] | None = None  # of x and y: imagecol, imagerow or else x, y
+    columns: list[str] | None = None  # of x and y; imagecol, imagerow, or image_col, image_row, or x, y
     array: list[str] | None = field(default_factory=lambda: ["row", "col"])  # null: neighbours by distance
     platform: PlatformConfig = field(default_factory=PlatformConfig)
     radius: float | None = None  # link spots closer than this, in the unit of x and y, instead of lattice neighbours

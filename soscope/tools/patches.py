@@ -16,7 +16,10 @@ from torch import Tensor
 
 from soscope.errors import DataError
 from soscope.prepare.image_features import PatchCutter
-from soscope.read.base import check_inside, open_image
+from soscope.read.base import as_rgb, check_inside, open_image
+
+ARRAY_FILE = ".npy"
+"""Ending of patches that are arrays."""
 
 
 class Patches(ABC):
@@ -85,14 +88,14 @@ class ImagePatches(Patches):
 
 
 class PatchFiles(Patches):
-    """Patches that are image files, each resized as a whole.
+    """Patches that are image files, or arrays as `open_patch` takes them, each resized as a whole.
 
     Every file is read once before the first is encoded, so that a damaged one is named at once.
 
     Parameters
     ----------
     files
-        One image file per subspot, in their order; any size.
+        One file per subspot, in their order; any size.
     input_px
         Width of the patches handed to an encoder.
     progress
@@ -102,13 +105,13 @@ class PatchFiles(Patches):
     def __init__(self, files: Sequence[Path], input_px: int, progress: bool = True) -> None:
         self.files, self.input_px = list(files), input_px
         looked = track(self.files, "looking through patches", disable=not progress, transient=True)
-        self.hashes = [_hash(open_image(file)) for file in looked]
+        self.hashes = [_hash(open_patch(file)) for file in looked]
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, rows: slice) -> Tensor:
-        return torch.cat([self._whole(open_image(file)) for file in self.files[rows]])
+        return torch.cat([self._whole(open_patch(file)) for file in self.files[rows]])
 
     def made_from(self) -> dict[str, str]:
         """Return the pixels of all files in their order, and the width."""
@@ -120,7 +123,7 @@ class PatchFiles(Patches):
 
 
 def patch_files(folder: Path, names: Path | None = None) -> list[Path]:
-    """List the image files of a folder, one per subspot.
+    """List the image files and arrays (``.npy``) of a folder, one per subspot.
 
     Parameters
     ----------
@@ -138,7 +141,7 @@ def patch_files(folder: Path, names: Path | None = None) -> list[Path]:
     if not folder.is_dir():
         raise DataError(f"patches='{folder}' is not a folder. Point it at a folder with one image file per subspot.")
     if names is None:
-        images = Image.registered_extensions()
+        images = {*Image.registered_extensions(), ARRAY_FILE}
         found = sorted((f for f in folder.iterdir() if f.suffix.lower() in images and f.is_file()), key=_natural)
         if not found:
             raise DataError(f"patches='{folder}' holds no image file. Give one image file per subspot.")
@@ -154,6 +157,31 @@ def patch_files(folder: Path, names: Path | None = None) -> list[Path]:
             "of a file in that folder a line."
         )
     return files
+
+
+def open_patch(file: Path) -> np.ndarray:
+    """Return a patch as ``(channels, height, width)``; ``.npy`` holds ``(height, width)`` or ``(height, width, 3)`` of uint8.
+
+    Raises
+    ------
+    DataError
+        For files that are damaged or hold something else.
+    """
+    if file.suffix.lower() != ARRAY_FILE:
+        return open_image(file)
+    try:
+        pixels = np.load(file, allow_pickle=False)
+    except Exception as error:
+        raise DataError(
+            f"'{file}' cannot be read as an array ({type(error).__name__}: {error}). Save it again."
+        ) from error
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.ndim != 3 or pixels.dtype != np.uint8 or not pixels.size:
+        raise DataError(
+            f"'{file}': found shape {pixels.shape} of {pixels.dtype}, expected a patch (height, width, 3) of uint8, 0 to 255."
+        )
+    return as_rgb(np.moveaxis(pixels, -1, 0), f"'{file}'")
 
 
 def _natural(file: Path) -> list[tuple[int, str]]:

@@ -11,10 +11,11 @@ import pandas as pd
 
 from soscope.errors import DataError
 from soscope.read.base import read_columns
-from soscope.read.released import ARRAY, PIXELS
 
-KNOWN = (tuple(PIXELS), ("x", "y"))
-"""Columns of x and y that are looked for when none are named."""
+KNOWN = (("imagecol", "imagerow"), ("image_col", "image_row"), ("x", "y"))
+"""Columns of x and y that are looked for when none are named; the first two are those of the published program's tables."""
+ARRAY = ("row", "col")
+"""Columns of array row and column."""
 
 
 @dataclass
@@ -41,9 +42,17 @@ class Positions:
     def __len__(self) -> int:
         return len(self.xy)
 
+    def numbers(self, columns: Sequence[str]) -> np.ndarray | None:
+        """Return other columns, ``(n, len(columns))``, or ``None`` where the table has not all of them."""
+        return _numbers(self.table, columns, self.where) if set(columns) <= set(self.table) else None
+
 
 def read_positions(
-    file: Path, columns: Sequence[str] | None = None, array: Sequence[str] | None = ARRAY, setting: str = "positions"
+    file: Path,
+    columns: Sequence[str] | None = None,
+    array: Sequence[str] | None = ARRAY,
+    setting: str = "positions",
+    way_out: str = "Name the columns of x and y with columns=[X,Y];",
 ) -> Positions:
     """Read a table of positions.
 
@@ -52,11 +61,13 @@ def read_positions(
     file
         ``.csv``, or ``.tsv`` and ``.txt`` with tabs, with a line of column names.
     columns
-        Names of the columns with x and y; ``imagecol, imagerow`` or else ``x, y`` by default.
+        Names of the columns with x and y; the first of `KNOWN` that the table has by default.
     array
         Names of the columns with array row and column, taken where the table has both; ``None`` leaves them out.
     setting
         What messages call the file.
+    way_out
+        What messages say of columns that are missing, before those that were looked for.
 
     Raises
     ------
@@ -71,7 +82,8 @@ def read_positions(
     separator = "\t" if file.suffix in (".tsv", ".txt") else ","
     header = set(read_columns(file, (), "", separator))
     chosen = tuple(columns) if columns else next((c for c in KNOWN if set(c) <= header), KNOWN[0])
-    table = read_columns(file, chosen, "Name the columns of x and y with columns=[X,Y]; looked for:", separator)
+    looked_for = "" if columns else f"{' or '.join(map(', '.join, KNOWN[1:]))}, or else"
+    table = read_columns(file, chosen, f"{way_out} looked for {looked_for}".strip(), separator)
     if not len(table):
         raise DataError(f"{where} has no row. Give one row for every spot or subspot.")
     xy = _numbers(table, chosen, where)
