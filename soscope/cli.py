@@ -172,6 +172,9 @@ def _explain_hydra(error: BaseException, verb: str) -> str:
     missing = re.search(r"[Mm]issing mandatory value: (\S+)", text)
     if missing:
         return f"{missing[1]} is not set: give {missing[1]}=... on the command line."
+    option = re.search(r"Could not find '([^'/]+)/([^']+)'\s+Available options in '[^']+':\n((?:\t.+\n?)+)", text)
+    if option:
+        return _unknown_option(option[1], option[2], option[3].split())
     if unknown:
         message += _choices(verb, re.search(r"full_key: (\S+)", text), re.search(r"Could not override '([^']+)'", text))
     if (
@@ -182,6 +185,12 @@ def _explain_hydra(error: BaseException, verb: str) -> str:
     ):
         message += "\nA value with blanks, commas or brackets is quoted twice: 'data.path=\"my folder (1)\"'."
     return message
+
+
+def _unknown_option(group: str, name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{group}={name} is unknown. {hint}Choose from: {', '.join(known)}."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
