@@ -10,7 +10,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from soscope.conf_files import conf_dir
@@ -111,7 +112,22 @@ def _job(verb: str, cfg: Any) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     _check_launch(cfg, hydra_cfg)
     _set_up_logging()  # after the imports: Lightning sets its own level when imported
-    VERBS[verb].do(cfg, hydra_cfg)
+    try:
+        VERBS[verb].do(cfg, hydra_cfg)
+    except SoScopeError:
+        if Path(hydra_cfg.runtime.output_dir).resolve() != Path.cwd() and not any(
+            word.startswith("hydra.run.dir") for word in hydra_cfg.overrides.hydra
+        ):
+            _leave_no_trace(Path(hydra_cfg.runtime.output_dir))
+        raise
+
+
+def _leave_no_trace(folder: Path) -> None:
+    """Remove a run folder that a refused command has made and left nothing in but its settings."""
+    if folder.is_dir() and {f.name for f in folder.iterdir()} <= {"config.yaml"}:
+        (folder / "config.yaml").unlink(missing_ok=True)
+        with suppress(OSError):  # another process is there, or was faster
+            folder.rmdir()
 
 
 def _check_launch(cfg: Any, hydra_cfg: Any) -> None:
@@ -176,7 +192,9 @@ def _explain_hydra(error: BaseException, verb: str) -> str:
     if option:
         return _unknown_option(option[1], option[2], option[3].split())
     if unknown:
-        message += _choices(verb, re.search(r"full_key: (\S+)", text), re.search(r"Could not override '([^']+)'", text))
+        named = re.search(r"full_key: (\S+)", text), re.search(r"Could not override '([^']+)'", text)
+        key, choices = next((m[1] for m in named if m), ""), _choices(verb, *named)
+        message = f"{key} is unknown.{choices}" if key and choices else message + choices
     if (
         "LexerNoViableAlt" in text
         or "mismatched input" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -40,6 +41,20 @@ def note_stage(folder: RunFolder, cfg: Any, stage: str, inputs: dict[str, str]) 
     made = {"command": sys.argv, "versions": versions, "machine": platform.platform()}
     content.setdefault("stages", {})[stage] = made
     write_text(folder.provenance_file, json.dumps(content, indent=2))
+
+
+def commands(folder: RunFolder) -> list[str]:
+    """Return the commands that have made what a folder holds, in their order, as they are typed."""
+    stages = _read(folder).get("stages", {}).values()
+    return list(dict.fromkeys(_typed(stage["command"]) for stage in stages))
+
+
+def _typed(words: list[str]) -> str:
+    program = Path(words[0])
+    if program.name == "__main__.py":
+        return shlex.join(["python", "-m", program.parent.name, *words[1:]])
+    start = ["python", program.name] if program.suffix == ".py" else [program.name]
+    return shlex.join([*start, *words[1:]])
 
 
 def _read(folder: RunFolder) -> dict[str, Any]:

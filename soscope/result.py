@@ -13,6 +13,7 @@ import pandas as pd
 import zarr
 from anndata import AnnData
 from anndata.io import sparse_dataset, write_elem
+from PIL import Image
 from scipy import sparse
 from spatialdata import SpatialData
 from spatialdata.models import TableModel
@@ -27,6 +28,8 @@ from soscope.split import Split
 LAYERS = {0.05: "q05", 0.95: "q95"}
 CHUNK = 2**18
 """Entries of a chunk."""
+PICTURE_PX = 2000
+"""Pixels of the longer side of the image in an h5ad, which the zarr has whole."""
 
 
 def result_without_values(
@@ -141,7 +144,21 @@ def _standalone(result: SpatialData, modality: str) -> AnnData:
     image = contract.image_of(result)
     area = result.shapes[contract.SUBSPOTS].area.median()
     scale = {"spot_diameter_fullres": float(2 * np.sqrt(area / np.pi)), "tissue_hires_scalef": 1.0}
-    images = {} if image is None else {"hires": composite(image, contract.channels_of(result))}
+    images = {}
+    if image is not None:
+        images["hires"], scale["tissue_hires_scalef"] = shrunk(
+            composite(image, contract.channels_of(result)), PICTURE_PX
+        )
     table.uns["spatial"] = {facts["section"]: {"images": images, "scalefactors": scale}}
     table.uns["soscope"] = {k: str(v) for k, v in facts.items()}
     return table
+
+
+def shrunk(picture: np.ndarray, longest: int) -> tuple[np.ndarray, float]:
+    """Return a picture ``(height, width, 3)`` of uint8 with at most so many pixels a side, and its scale."""
+    height, width = picture.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return picture, 1.0
+    size = (max(round(width * scale), 1), max(round(height * scale), 1))
+    return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BOX)), scale

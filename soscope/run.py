@@ -156,7 +156,8 @@ def _stage(run: Run, known: Mapping[str, Stage], name: str, force: bool) -> None
         return
     if not stage.on_every_rank and not is_main_process():
         return
-    console.print(f"[bold]{name}[/bold]")
+    again = " [dim](again: its settings have changed)[/dim]"
+    console.print(f"[bold]{name}[/bold]{again if name in run.folder.marks() and not force else ''}")
     with measured() as cost:
         stage.do(run)
     if is_main_process():

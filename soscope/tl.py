@@ -212,8 +212,9 @@ def _run(
     data: Any, settings: dict[str, Any], run_dir: str | Path | None, name: str, layer: str | None, stages: Sequence[str]
 ) -> FittedModel:
     """Do stages of a run on data in memory."""
-    given = _Given.of(data, name, layer)
     said = {key: value for key, value in settings.items() if value is not None}
+    config(**said)  # a mistyped setting is told before any data is looked at
+    given = _Given.of(data, name, layer)
     cfg = config(**given.noted(said) | said)
     given.check(cfg, run_dir)
     folder, keeps = _folder(run_dir)

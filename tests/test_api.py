@@ -111,6 +111,22 @@ def test_anndata_becomes_the_section_it_was(scale: float) -> None:
     assert contract.facts(found)["section"] == "liver"
 
 
+def test_symbols_of_two_genes_are_numbered_as_by_the_reader_of_folders() -> None:
+    """As scanpy.read_visium and squidpy.read.visium deliver them: ids differ, some symbols do not."""
+    table = as_anndata(demo())
+    table.var["gene_ids"] = [f"ENSG{i}" for i in range(table.n_vars)]
+    names = table.var_names.tolist()
+    table.var_names = [names[0], *names[:-1]]
+    found = so.pp.to_section(table, "liver")["rna"].var_names
+    assert found[:2].tolist() == [names[0], f"{names[0]}-1"]
+    assert table.var_names[1] == names[0], "what was given is left as it is"
+    table.var["gene_ids"] = "ENSG0"
+    with pytest.raises(DataError, match=r"1 feature names occur more than once.*var_names_make_unique"):
+        so.tl.enhance(table)
+    with pytest.raises(ConfigError, match=r"platform='visum' is unknown"):
+        so.tl.enhance(table, platform="visum")
+
+
 def spoil(table: AnnData, what: str) -> AnnData:
     if what == "positions":
         del table.obsm["spatial"]

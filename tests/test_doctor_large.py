@@ -153,6 +153,7 @@ def stained(n: int, kind: type) -> RawSection:
     return RawSection(contract.new_section("stains", image, table.obs_names.tolist(), xy, 6.0, {"rna": table}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("n", "kind"), [(1, np.uint16), (2, np.float32), (5, np.uint16)])
 def test_stains_of_any_depth_are_looked_at(n: int, kind: type, compose: Callable, tmp_path: Path) -> None:
     chosen = ["image.channels=[2,0,stain1]"] if n == 5 else []

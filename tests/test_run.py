@@ -19,6 +19,9 @@ from conftest import QUICK, TINY
 
 from soscope.build import build_finetune, build_pretrain
 from soscope.data.module import SectionsDataModule
+from soscope.folder import RunFolder
+from soscope.provenance import commands
+from soscope.result import shrunk
 from soscope.training import fit_stage
 
 
@@ -94,6 +97,38 @@ def test_same_command_comes_back_and_does_nothing_twice(
     assert out.count("done before") == 6
     changed = {Path(f).name for f, t in snapshot(trained).items() if before.get(f) != t}
     assert changed <= {"config.yaml"}
+
+
+def test_a_refused_command_leaves_no_folder_of_its_own(
+    soscope: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert soscope("train", "data=visium", f"data.path={tmp_path / 'nowhere'}", "data.options={}") == 1
+    assert soscope(*TINY, "model=nb", "data.features=[nothing]", "image=none") == 1
+    assert not list((tmp_path / "runs").iterdir())
+    (tmp_path / "config.yaml").write_text("mine")
+    assert soscope("doctor", "data=visium", f"data.path={tmp_path / 'nowhere'}", "data.options={}") == 1
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
+def test_commands_are_told_as_they_are_typed(tmp_path: Path) -> None:
+    words = ["/env/bin/soscope", "train", "data.path=my folder"]
+    again, module = ["/x/train.py", "seed=1"], ["/x/soscope/__main__.py", "report"]
+    made = {"prepare": words, "pretrain": words, "finetune": again, "report": module}
+    content = {"stages": {stage: {"command": command} for stage, command in made.items()}}
+    (tmp_path / "provenance.json").write_text(json.dumps(content))
+    expected = ["soscope train 'data.path=my folder'", "python train.py seed=1", "python -m soscope report"]
+    assert commands(RunFolder(tmp_path)) == expected
+
+
+def test_pictures_in_h5ad_are_small_and_in_place() -> None:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 255, (30, 50, 3), dtype=np.uint8)
+    picture = np.repeat(np.repeat(coarse, 4, 0), 4, 1)
+    found, scale = shrunk(picture, 50)
+    assert scale == 0.25
+    np.testing.assert_array_equal(found, coarse)
+    assert shrunk(coarse, 50) == (pytest.approx(coarse), 1.0)
 
 
 def test_folder_with_another_config_is_refused_and_left_alone(

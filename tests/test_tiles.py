@@ -224,6 +224,7 @@ def test_a_tile_of_no_size_is_refused(spots: object, refused: Callable) -> None:
     refused(["train", f"data.tile_spots={spots}"], ["data.tile_spots", "at least 1, or auto"])
 
 
+@pytest.mark.slow
 def test_a_run_in_small_tiles_is_the_same_with_workers_and_features_left_on_disk(
     soscope: Callable, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +257,7 @@ def test_how_pairs_are_taken_follows_the_size_and_is_told(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["trainer.precision=bf16-mixed", "trainer.compile=true"])
 def test_half_precision_and_compiled_layers_train_to_about_the_same_loss(
     word: str, trained: Path, soscope: Callable, cache: Path, tmp_path: Path

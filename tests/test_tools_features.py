@@ -56,6 +56,27 @@ def slide(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_pixels_go_before_places_on_an_array(
+    features: Callable, slide: Path, tmp_path: Path, soscope: Callable, capsys: pytest.CaptureFixture
+) -> None:
+    """As in ST's tables, whose x and y count spots."""
+    centres = pd.read_csv(slide / "positions.csv")
+    places = centres.assign(x=centres.index % 4, y=centres.index // 4)
+    table = places.rename(columns={"imagecol": "pixel_x", "imagerow": "pixel_y"})
+    table.to_csv(tmp_path / "st.tsv", sep="\t", index=False)
+    expected = features(f"positions={slide}/positions.csv", out="expected.npy")
+    np.testing.assert_array_equal(features(f"positions={tmp_path}/st.tsv"), expected)
+    places[["x", "y"]].to_csv(tmp_path / "places.csv", index=False)
+    words = [
+        f"image_file={slide}/slide.png",
+        f"positions={tmp_path}/places.csv",
+        "encoder=color",
+        f"out={tmp_path}/o.npy",
+    ]
+    assert soscope("features", *words) == 1
+    assert "positions are 1 px apart, so they are hardly pixels" in capsys.readouterr().err
+
+
 @pytest.fixture
 def patches(slide: Path) -> ImagePatches:
     with Image.open(slide / "slide.png") as image:

@@ -90,10 +90,21 @@ def check_names(table: AnnData, where: str) -> None:
     for kind, names in (("spot", table.obs_names), ("feature", table.var_names)):
         twice = names[names.duplicated()].unique()
         if len(twice):
+            method = {"spot": "obs", "feature": "var"}[kind]
             raise DataError(
-                f"{where}: {len(twice):,} {kind} names occur more than once (first: '{twice[0]}'). "
-                f"Merge or rename the {kind}s that share a name."
+                f"{where}: {len(twice):,} {kind} names occur more than once (first: '{twice[0]}'). Merge the {kind}s that share "
+                f"a name if they are one, or number them (AnnData.{method}_names_make_unique)."
             )
+
+
+def number_symbols(table: AnnData) -> AnnData:
+    """Return a table whose features that share a symbol are numbered, if their ids differ: as `visium` reads them."""
+    ids = table.var.get("gene_ids")
+    if table.var_names.is_unique or ids is None or ids.duplicated().any():
+        return table
+    numbered = table.copy()
+    numbered.var_names_make_unique()
+    return numbered
 
 
 def check_ids(table: AnnData, where: str) -> None:

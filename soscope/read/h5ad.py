@@ -26,6 +26,7 @@ from soscope.read.base import (
     check_names,
     eight_bit,
     kept_var,
+    number_symbols,
     split_modalities,
 )
 from soscope.read.slides import open_slide
@@ -101,6 +102,7 @@ class AnnDataReader(Reader, name="anndata"):
         files
             What it was read from.
         """
+        table = number_symbols(table)
         check_names(table, where)
         table = under_tissue(table, where) if "in_tissue" in table.obs else table
         xy = positions_of(table, self.positions, where)
@@ -175,6 +177,7 @@ def counts_of(
     table: AnnData, obs: pd.DataFrame, layer: str | None, modality: str | None, where: str
 ) -> dict[str, AnnData]:
     """Return counts per modality with array coordinates alone; `DataError` for an absent layer and repeated features."""
+    table = number_symbols(table)
     check_names(table, where)
     check_ids(table, where)
     if layer is not None and layer not in table.layers:

@@ -12,8 +12,9 @@ import pandas as pd
 from soscope.errors import DataError
 from soscope.read.base import read_columns
 
-KNOWN = (("imagecol", "imagerow"), ("image_col", "image_row"), ("x", "y"))
-"""Columns of x and y that are looked for when none are named; the first two are those of the published program's tables."""
+KNOWN = (("imagecol", "imagerow"), ("image_col", "image_row"), ("pixel_x", "pixel_y"), ("x", "y"))
+"""Columns of x and y that are looked for when none are named; two of the published program's tables, one of
+ST's, whose ``x`` and ``y`` are places on the array."""
 ARRAY = ("row", "col")
 """Columns of array row and column."""
 

@@ -18,6 +18,7 @@ from soscope import contract
 from soscope.benchmark.summary import METRICS, OURS, as_rows, as_tables, margins, over_seeds
 from soscope.config import resolved
 from soscope.folder import RunFolder, write_text
+from soscope.provenance import commands
 from soscope.report import benchmark_figures, figures
 from soscope.report.canvas import Canvas
 from soscope.report.page import Picture, safe, template
@@ -62,6 +63,7 @@ def write_benchmark_page(cfg: Any, folder: RunFolder, scored: list[Scored], rows
         titles=[m.title for m in METRICS],
         ours=OURS,
         provenance=json.loads(folder.provenance_file.read_text()),
+        commands=commands(folder),
         config=yaml.safe_dump(resolved(cfg), sort_keys=False),
     )
     write_text(folder.page_of_scores(cfg.benchmark.name), page)

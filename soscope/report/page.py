@@ -17,6 +17,7 @@ from soscope import contract
 from soscope.config import resolved
 from soscope.errors import ConfigError
 from soscope.folder import RunFolder, write_text
+from soscope.provenance import commands
 from soscope.report import figures, interactive
 from soscope.report.canvas import OUTLINED_UP_TO, Canvas
 from soscope.report.clusters import clusters_of, draw_clusters
@@ -82,7 +83,8 @@ def write_report(cfg: Any, folder: RunFolder, sections: list[str], modalities: l
         scores=None if scores is None else scores.reset_index().to_dict("records"),
         marks=folder.marks(),
         provenance=json.loads(folder.provenance_file.read_text()) if folder.provenance_file.is_file() else {},
-        config=yaml.safe_dump(resolved(cfg), sort_keys=False),
+        commands=commands(folder),
+        config=yaml.safe_dump({k: v for k, v in resolved(cfg).items() if k != "stages"}, sort_keys=False),
     )
     write_text(folder.report_file, page)
     pictures = [p for s in shown for p in s["pictures"]] + general

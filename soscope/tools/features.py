@@ -23,6 +23,8 @@ from soscope.tools.resumable import ResumableTable
 log = logging.getLogger("soscope")
 OF_IMAGE = ("positions", "columns", "patch_px", "patch_um", "um_per_px")
 OF_FOLDER = ("names",)
+LEAST_PX = 4.0
+"""Positions that are closer are taken for places on an array."""
 
 
 @dataclass
@@ -145,6 +147,11 @@ def _patch_px(cfg: Any, positions: Positions) -> float:
     if len(positions) < 2:
         raise ConfigError("one position has no distance to the next: give the width of its patch with patch_px.")
     found = typical_distance(positions.xy)
+    if found < LEAST_PX:
+        raise DataError(
+            f"{positions.where}: positions are {found:.3g} px apart, so they are hardly pixels of the image, perhaps places on "
+            "an array. Name the columns with pixels (columns=[X,Y]), or give patch_px if that is how small subspots are."
+        )
     log.info("patches are %.4g px wide, the distance between positions (patch_px sets another width)", found)
     return found
 
