@@ -109,6 +109,10 @@ def test_what_belongs_to_the_training_sections_is_reset(compose: Callable, tmp_p
     assert (cfg.run, cfg.data.truth, cfg.data.held_out, cfg.validate) == (str(tmp_path), None, 0.0, False)
     assert list(cfg.stages) == ["prepare", "enhance", "cluster", "report"]
     assert (trained.run, trained.data.truth, trained.validate) == (None, "true.csv", True)
+    for features, kept in (("liver.npy", None), ("features/{section}.npy", "features/{section}.npy")):
+        trained.image.features, trained.report.features = features, ["gene_1"]
+        cfg = unseen_config(trained, tmp_path)
+        assert (cfg.image.features, cfg.report.features) == (kept, None), "those of another section are not taken"
 
 
 @pytest.fixture
