@@ -145,15 +145,15 @@ def apply(
         When ``run_dir`` holds another run, or the model is damaged.
     """
     trained = model if isinstance(model, FittedModel) else load(model)
+    stages = [s for s in APPLYING.stages if run_dir is not None or s != "report"]
+    cfg = changed(unseen_config(trained.cfg, trained.folder.path, stages), {**settings, "trainer.progress": progress})
     given = _Given.of(data, name, layer)
     for section in given.sections:
         check_noted(made.settings_of(section), trained.cfg, contract.facts(section)["section"])
-    folder, keeps = _folder(run_dir)
-    if trained.is_temporary and run_dir is not None:
-        trained = load(trained.save(folder.path / "model"))
-    stages = [s for s in APPLYING.stages if run_dir is not None or s != "report"]
-    cfg = changed(unseen_config(trained.cfg, trained.folder.path, stages), {**settings, "trainer.progress": progress})
     given.check(cfg, run_dir)
+    folder, keeps = _folder(run_dir)
+    if trained.is_temporary and run_dir is not None:  # or run_dir would name a folder that goes with the model
+        cfg.run = str(trained.save(folder.path / "model").absolute())
     cfg.data.reader, cfg.data.options, cfg.data.path = "section", {}, given.hand_over(folder)
     with speaking(progress):
         execute(cfg, folder.path, APPLYING)

@@ -157,8 +157,21 @@ def test_what_a_model_is_applied_to_has_to_fit_it(fitted: Any, tmp_path: Path) -
         so.tl.enhance([raw, split], **SHORT)
     result = so.tl.apply(fitted, raw, tmp_path, progress=False, enhance={"posterior": "prior"})
     assert result.attrs["soscope"]["posterior"] == "prior"
-    stored = RunFolder(tmp_path).config()
-    assert Path(stored.run).is_dir()
+    assert Path(RunFolder(tmp_path).config().run) == fitted.folder.path.absolute()
+    with pytest.raises(ConfigError, match="platform cannot be set here"):
+        so.tl.apply(fitted, {"no": "section"}, progress=False, platform="st")
+
+
+@pytest.mark.slow
+def test_a_model_in_no_folder_of_the_users_is_kept_with_what_it_was_applied_to(tmp_path: Path) -> None:
+    raw = so.pp.read_section(reader="demo", rows=8, columns=6, seed=5)
+    model = so.tl.fit(demo(), **SHORT)
+    first = so.tl.apply(model, raw, tmp_path / "applied", progress=False)
+    del model
+    kept = Path(RunFolder(tmp_path / "applied").config().run)
+    assert kept == tmp_path / "applied" / "model"
+    again = so.tl.apply(kept, raw, tmp_path / "applied", progress=False)
+    np.testing.assert_array_equal(again["rna_enhanced"].X.toarray(), first["rna_enhanced"].X.toarray())
 
 
 def fitted_names(fitted: Any) -> list[str]:

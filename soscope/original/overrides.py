@@ -96,9 +96,7 @@ def _data(config: OriginalConfig, data_dir: Path) -> list[str]:
 def _networks(config: OriginalConfig) -> list[str]:
     p = config.params
     words = [f"split.subspots={p['sub_node']}", f"platform.subspots={p['sub_node']}"]
-    words += [
-        f"image.weight={p.get('graph_loss_weight', 1.0)}"
-    ]  # subspots have a graph there, with an image or without
+    words.append(f"image.weight={p.get('graph_loss_weight', 1.0)}")  # there is a graph, with an image or without
     same = {"z_dim": "model.n_latent", "head_num": "model.n_heads"}
     return words + [f"{key}={p[name]}" for name, key in same.items() if name in p]
 
